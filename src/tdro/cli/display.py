@@ -1,0 +1,210 @@
+"""What a person sees: bars with ETA and live weights in a terminal, plain lines elsewhere; tables at the end."""
+
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tdro.config import Study
+
+if TYPE_CHECKING:
+    from tdro.evaluation.significance import Difference
+    from tdro.training.run import Run
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between progress lines where there is no terminal."""
+SHOWN_DATASETS = 12
+
+
+class Display:
+    """Shows the events of a journal while they happen.
+
+    Args:
+        file: Where to write; bars are drawn only in a terminal.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._console = Console(file=file, highlight=False, soft_wrap=not file.isatty())
+        self._progress = Progress(
+            TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"), console=self._console,
+        )  # fmt: skip
+        self._live: Live | None = None
+        self._bar: tuple[str, Any] | None = None
+        self._losses: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._progress.stop()
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """Show one line and keep it."""
+        self._console.print(text, markup=False)
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Show an event of the journal."""
+        kind, stage = event["event"], event["stage"]
+        if kind == "stage_started":
+            self._losses, self._weights = {}, {}
+            if event["from_step"]:
+                self.note(f"{stage:10} goes on at step {event['from_step']} of {event['steps']}")
+        elif kind == "step":
+            self._step(event)
+        elif kind == "progress":
+            self._advance(stage, event["done"], event["total"], str(event.get("dataset", "")))
+        elif kind == "stage_finished":
+            self._clear()
+            scores = event.get("scores")
+            result = f"  nDCG@10 {100 * scores['ndcg@10']:.2f}" if scores else ""
+            self.note(f"{stage:10} done in {_clock(event['seconds'])}{result}")
+        elif kind == "stage_skipped":
+            self.note(f"{stage:10} finished before, skipped")
+        elif kind == "mined":
+            self.note(
+                f"{stage:10} {event['dataset']}: {event['negatives']} for {event['mined']} of {event['rows']} rows"
+                f" in {_clock(event['seconds'])}; {event['short']} rows with fewer than asked, {event['none']} with none"
+            )
+
+    def _step(self, event: dict[str, Any]) -> None:
+        """Show a training step."""
+        for name, loss in event["losses"].items():
+            self._losses[name] = 0.8 * self._losses.get(name, loss) + 0.2 * loss
+        if "weights" in event:
+            self._weights = dict(zip(event["losses"], event["weights"], strict=True))
+        numbers = f"loss {event['loss']:.3f}"
+        if not self._live and self._weights:
+            best = sorted(self._weights, key=self._weights.__getitem__, reverse=True)
+            shown = best if len(best) <= 6 else [*best[:3], *best[-3:]]
+            numbers += "  weights " + " ".join(f"{name} {self._weights[name]:.3f}" for name in shown)
+        elif not self._live:
+            numbers += "  mean " + " ".join(f"{name} {loss:.2f}" for name, loss in list(self._losses.items())[:6])
+        self._advance(event["stage"], event["step"] + 1, event["steps"], numbers, event["seconds_left"])
+
+    def _advance(self, stage: str, done: int, total: int, numbers: str, seconds_left: float | None = None) -> None:
+        """Move the bar, or write a line now and then."""
+        if self._live:
+            if self._bar is None or self._bar[0] != stage:
+                self._clear()
+                self._bar = (stage, self._progress.add_task(stage, total=total, numbers=""))
+            self._progress.update(self._bar[1], completed=done, total=total, numbers=numbers)
+            return
+        now = time.monotonic()
+        if now - self._last_line > PLAIN_INTERVAL or (done == total and seconds_left is not None):
+            self._last_line = now
+            left = f"  {_clock(seconds_left)} left" if seconds_left is not None else ""
+            self.note(f"{stage:10} {done}/{total}{left}  {numbers}")
+
+    def _clear(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._progress.remove_task(self._bar[1])
+            self._bar = None
+
+    def _render(self) -> Group:
+        """Draw the bar and, under it, losses and weights of the datasets."""
+        if not self._losses or not self._bar:
+            return Group(self._progress)
+        names = sorted(self._losses, key=lambda name: -self._weights.get(name, 0.0))
+        half = SHOWN_DATASETS // 2
+        shown = names if len(names) <= SHOWN_DATASETS else [*names[:half], *names[-half:]]
+        table = Table("dataset", "loss", *(["weight"] if self._weights else []), box=None, header_style="bold")
+        for name in shown:
+            weight = [f"{self._weights[name]:.4f}"] if self._weights else []
+            table.add_row(name, f"{self._losses[name]:.3f}", *weight)
+        return Group(self._progress, table)
+
+
+def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
+    """Print what a study would sample."""
+    console = _console()
+    reference, weights = study.reference, study.weights
+    for title, config in (("reference and robust", reference), ("weights", weights)):
+        console.print(
+            f"{title}: {config.steps} steps of {config.batch_size} queries x {config.passages_per_query} passages, "
+            f"temperature {config.temperature}, learning rate {config.learning_rate}, {config.schedule}"
+        )
+    plan = f"top {study.robust.share:.0%}" if study.robust.plan == "top-share" else "reweighted"
+    console.print(f"robust: {plan} of {study.robust.weights} weights")
+    table = Table("dataset", *(["rows", "epochs reference", "epochs weights"]), box=None, header_style="bold")
+    fixed = study.robust.weights != "learned"
+    if fixed:
+        table.add_column("probability robust")
+        table.add_column("epochs robust")
+    for name, row in planned.items():
+        cells = [f"{row['size']:,.0f}", f"{row['reference_epochs']:.2f}", f"{row['weights_epochs']:.2f}"]
+        if fixed:
+            cells += [f"{row['robust_probability']:.4f}", f"{row['robust_epochs']:.2f}"]
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | None, last: str) -> None:
+    """Print the weights, the scores and a verdict, as far as a run went."""
+    from tdro.devices import peak_memory_gb
+    from tdro.training.outcome import robust_gain
+    from tdro.training.stages import plan_of, plan_weights
+
+    console = _console()
+    if last in ("weights", "robust", "evaluate") and (run.study.robust.weights != "learned" or _has_weights(run)):
+        weights = plan_weights(run)
+        plan = plan_of(run.study, weights).probabilities
+        table = Table("dataset", "weight", "robust samples it with", box=None, header_style="bold")
+        for name in sorted(weights, key=lambda n: -weights[n]):
+            table.add_row(name, f"{weights[name]:.4f}", f"{plan[name]:.4f}" if name in plan else "left out")
+        console.print(table)
+    if scores:
+        console.print(_score_table(scores))
+        gain = robust_gain(run)
+        if gain:
+            console.print(verdict(gain))
+    peaks = ", ".join(f"{name} {value:.2f} GB" for name, value in peak_memory_gb().items())
+    console.print(f"everything is in {run.folder}; peak memory: {peaks}")
+
+
+def verdict(gain: "Difference") -> str:
+    """Say in plain words what robust against reference amounts to; honest when nothing was gained."""
+    points = f"{100 * gain.mean:+.2f} nDCG@10"
+    basis = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f} over {gain.queries} queries of {gain.tasks} tasks"
+    if not gain.is_clear:
+        return f"Verdict: no clear difference. Robust against reference: {points} ({basis}, one seed)."
+    said = "the learned mixture is better" if gain.mean > 0 else "the learned mixture is worse"
+    return f"Verdict: {said}. Robust against reference: {points} ({basis}, one seed)."
+
+
+def _score_table(scores: dict[str, dict[str, dict[str, float]]]) -> Table:
+    """nDCG@10 x 100 per task and model, with the mean."""
+    models = list(next(iter(scores.values())))
+    table = Table("nDCG@10", *models, box=None, header_style="bold")
+    for task, by_model in scores.items():
+        table.add_row(task, *(f"{100 * by_model[model]['ndcg@10']:.2f}" for model in models))
+    means = [sum(by_model[model]["ndcg@10"] for by_model in scores.values()) / len(scores) for model in models]
+    table.add_row("mean", *(f"{100 * mean:.2f}" for mean in means), style="bold")
+    return table
+
+
+def _has_weights(run: "Run") -> bool:
+    """Whether weights were learned in this run folder."""
+    return (run.folder / "weights" / "weights.json").exists()
+
+
+def _console() -> Console:
+    """A console for tables; wide enough for them where there is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def _clock(seconds: float) -> str:
+    """Write seconds as m:ss."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,75 @@
+"""`tdro VERB ...`: finds the verb, and turns errors into one block of text and an exit code."""
+
+import sys
+from collections.abc import Sequence
+
+from tdro import __version__
+from tdro.errors import ConfigError, TdroError
+
+STUDY_VERBS = {
+    "run": "all stages of a study; finished ones are skipped",
+    "mine": "hard negatives only",
+    "reference": "up to stage 0: the reference, sampled uniformly",
+    "weights": "up to stage 1: the weights",
+    "robust": "up to stage 2: the model with the learned mixture",
+    "evaluate": "evaluate the models that are there",
+}
+HELP = """\
+usage: tdro VERB ...
+
+Learn how often each dataset should be sampled when a retriever is fine-tuned on many of them.
+
+examples:
+  tdro demo                                        the whole method in minutes, no download
+  tdro run study.yaml --weights.step-size 0.05     a study, with one option changed
+
+verbs:
+{verbs}
+
+`tdro VERB --help` explains a verb; `tdro run STUDY.yaml --help` lists every option with the value it has there.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 2 user error, 3 environment, 130 interrupted with state saved.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        verbs = {"demo": "build demo datasets from this machine's documentation and run the method on them", **STUDY_VERBS}
+        print(HELP.format(verbs="\n".join(f"  {verb:10} {what}" for verb, what in verbs.items())), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"tdro {__version__}")
+        return 0
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except TdroError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _dispatch(verb: str, arguments: list[str]) -> int:
+    """Call the module of a verb."""
+    if verb == "demo":
+        from tdro.cli import demo
+
+        return demo.command(arguments)
+    if verb in STUDY_VERBS:
+        from tdro.cli import study
+
+        return study.command(verb, STUDY_VERBS[verb], arguments)
+    import difflib
+
+    close = difflib.get_close_matches(verb, ["demo", *STUDY_VERBS], n=1)
+    do = f"did you mean {close[0]!r}?" if close else "see tdro --help"
+    raise ConfigError("unknown verb", saw=verb, do=do)

@@ -1,0 +1,84 @@
+"""`tdro run|mine|reference|weights|robust|evaluate STUDY.yaml [--section.option value ...]`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tdro.config import Study, load_study
+from tdro.errors import ConfigError
+
+HELP = """\
+usage: tdro {verb} STUDY.yaml [--section.option VALUE ...] [--dry-run] [--debug]
+
+{what}.
+
+examples:
+  tdro {verb} study.yaml
+  tdro {verb} study.yaml --data.root ../data --seed 7
+
+  --dry-run   print plan, steps and epochs per dataset, and stop
+  --debug     show the traceback of an error
+
+`tdro {verb} STUDY.yaml --help` lists every option with the value it has in that file.
+"""
+
+
+@dataclass
+class Arguments:
+    """A study, with options changed on the command line."""
+
+    study: Annotated[Study, tyro.conf.arg(name="")]
+    dry_run: bool = False
+    """Print plan, steps and epochs per dataset, and stop."""
+
+
+def command(verb: str, what: str, arguments: list[str]) -> int:
+    """Run a study verb."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP.format(verb=verb, what=what[0].upper() + what[1:]), end="")
+        return 0
+    if arguments[0].startswith("-"):
+        raise ConfigError("the study file comes first", saw=arguments[0], do=f"tdro {verb} STUDY.yaml [options]")
+    path = Path(arguments[0])
+    parsed = tyro.cli(
+        Arguments,
+        prog=f"tdro {verb} {path}",
+        args=arguments[1:],
+        default=Arguments(load_study(path)),
+    )
+    if parsed.dry_run:
+        return dry_run(parsed.study)
+    return execute(verb, parsed.study, path.read_text(encoding="utf-8-sig"))
+
+
+def execute(verb: str, study: Study, text: str) -> int:
+    """Run a study up to a verb and print what came out."""
+    from tdro.cli.display import Display, print_outcome
+
+    with Display(sys.stdout) as display:
+        display.note("loading libraries")
+        from tdro.training.loop import Stopped
+        from tdro.training.pipeline import evaluate_only, run_study
+        from tdro.training.run import Run
+
+        run = Run(study, display.show, text)
+        display.note(f"study {study.name} -> {run.folder} (seed {study.seed}, {run.device.name})")
+        try:
+            scores = evaluate_only(run) if verb == "evaluate" else run_study(run, "evaluate" if verb == "run" else verb)
+        except Stopped as stopped:
+            display.note(f"{stopped}; the same command goes on from here")
+            return 130
+    print_outcome(run, scores, last="evaluate" if verb == "run" else verb)
+    return 0
+
+
+def dry_run(study: Study) -> int:
+    """Print what a study would do."""
+    from tdro.cli.display import print_plan
+    from tdro.training.pipeline import planned
+
+    print_plan(study, planned(study))
+    return 0

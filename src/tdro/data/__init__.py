@@ -1,0 +1,1 @@
+"""Rows and their order: reading, mixing, choosing texts. Knows nothing of models."""

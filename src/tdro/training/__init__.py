@@ -1,0 +1,1 @@
+"""One loop for the three stages: reference, weights, robust."""

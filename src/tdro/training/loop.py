@@ -1,0 +1,139 @@
+"""The one loop for all stages: schedule, clip, step, journal, checkpoint, stop."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from tdro.config import TrainingConfig
+from tdro.data.mixture import seeded
+from tdro.errors import TdroError
+from tdro.training.checkpoint import load_checkpoint, save_checkpoint
+from tdro.training.journal import Journal
+from tdro.training.schedule import learning_rate_share
+
+
+class Stopped(Exception):
+    """The stage was asked to stop; everything up to its last step is saved."""
+
+
+class StageStep(Protocol):
+    """What a stage does in one step, and what it must remember between steps."""
+
+    def backward(self, step: int, step_seed: int) -> dict[str, Any]:
+        """Accumulate the model's gradients of a step; return what the journal records, with `loss` in it."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold, as JSON."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a stage trains: its name, its folder, its journal, and what identifies its inputs."""
+
+    stage: str
+    folder: Path
+    journal: Journal
+    fingerprint: str
+    seed: int
+
+
+def train(model: torch.nn.Module, config: TrainingConfig, stage_step: StageStep, place: Workplace) -> None:
+    """Train a model, from its last checkpoint if there is one.
+
+    A stage that was stopped at any step and started again ends with the same parameters, bit for bit: the data order is a
+    function of the step, the random numbers of a step are seeded by it, and everything else is in the checkpoint.
+
+    Args:
+        model: In training mode, on its device.
+        config: Settings of the stage.
+        stage_step: Computes gradients.
+        place: Where checkpoints and events go.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came; a checkpoint was written.
+        TdroError: A loss or gradient is not finite; the last checkpoint is untouched.
+    """
+    optimizer = _optimizer(model, config)
+    checkpoints = place.folder / "checkpoints"
+    restored = load_checkpoint(checkpoints, model, optimizer, place.fingerprint)
+    start = restored[0] if restored else 0
+    if restored:
+        stage_step.restore(restored[1])
+    place.journal.rewind(place.stage, start)
+    place.journal.write("stage_started", place.stage, from_step=start, steps=config.steps)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    began = time.monotonic()
+
+    def save(done: int) -> None:
+        save_checkpoint(checkpoints, done, model, optimizer, stage_step.state(), place.fingerprint)
+
+    with _stop_signal() as stopping:
+        for step in range(start, config.steps):
+            share = learning_rate_share(
+                step, config.steps, config.warmup_steps, config.schedule, config.final_learning_rate_share
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * share
+            numbers = stage_step.backward(step, int(seeded(place.seed, place.stage, step).integers(2**62)))
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+            _refuse_non_finite(numbers, norm, place.stage, step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done = step + 1
+            left = (time.monotonic() - began) / (done - start) * (config.steps - done)
+            place.journal.write(
+                "step", place.stage, step=step, steps=config.steps, gradient_norm=norm,
+                learning_rate=config.learning_rate * share, seconds_left=round(left, 1), **numbers,
+            )  # fmt: skip
+            if stopping():
+                save(done)
+                raise Stopped(f"{place.stage} stopped after {done} of {config.steps} steps")
+            if done % config.checkpoint_every == 0 and done < config.steps:
+                save(done)
+
+
+def _optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def _refuse_non_finite(numbers: dict[str, Any], norm: float, stage: str, step: int) -> None:
+    """Stop before a NaN reaches the parameters."""
+    if math.isfinite(numbers["loss"]) and math.isfinite(norm):
+        return
+    losses = numbers.get("losses", {})
+    bad = [name for name, loss in losses.items() if not math.isfinite(loss)] or list(losses)
+    saw = f"loss {numbers['loss']}, gradient norm {norm}"
+    do = f"lower {stage}.learning_rate, raise {stage}.temperature, or look at the rows of these datasets"
+    raise TdroError("loss or gradient is not finite", where=f"{stage}, step {step}, {', '.join(bad)}", saw=saw, do=do)
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks after each step."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {name: signal.signal(name, lambda *_: asked.set()) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

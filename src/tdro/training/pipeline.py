@@ -1,0 +1,111 @@
+"""A whole study, stage after stage; and what it would do."""
+
+from typing import Literal
+
+from tdro.config import Study
+from tdro.core.plan import reweight
+from tdro.data.reading import read_dataset
+from tdro.errors import CheckpointError
+from tdro.evaluation.benchmarks import check_beir
+from tdro.files import cache_folder
+from tdro.models.encoder import find_encoder
+from tdro.training import stages
+from tdro.training.negatives import negatives
+from tdro.training.outcome import Scores, evaluate_models
+from tdro.training.run import Run
+
+LastStage = Literal["mine", "reference", "weights", "robust", "evaluate"]
+
+
+def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
+    """Run the stages of a study up to the last one asked for; finished ones are skipped.
+
+    The reference and the weights are left out when nothing needs them: robust.weights names fixed weights and the models
+    are not evaluated.
+
+    Args:
+        run: The run.
+        last: Where to end.
+
+    Returns:
+        Scores of the evaluated models; None when the run ends before the evaluation or has no tasks.
+    """
+    study = run.study
+    _refuse_missing_inputs(run, last)
+    run.write_resolved()
+    rows = negatives(run)
+    if last == "mine":
+        return None
+    learned = study.robust.weights == "learned" or "proxy" in study.evaluation.models or last == "weights"
+    if learned or "reference" in study.evaluation.models or last == "reference":
+        reference = stages.reference(run, rows)
+        if last == "reference":
+            return None
+        if learned:
+            stages.weights(run, rows, reference)
+    if last == "weights":
+        return None
+    stages.robust(run, rows, stages.plan_weights(run))
+    return evaluate_models(run) if last == "evaluate" and study.evaluation.tasks else None
+
+
+def evaluate_only(run: Run) -> Scores:
+    """Evaluate models that earlier stages have left.
+
+    Raises:
+        CheckpointError: A model that the study wants evaluated is not there.
+    """
+    for name in run.study.evaluation.models:
+        folder = run.folder / name / "model"
+        if name != "base" and not folder.is_dir():
+            do = "run the study first, or leave it out of evaluation.models"
+            raise CheckpointError("model is not there yet", where=folder, do=do)
+    return evaluate_models(run)
+
+
+def planned(study: Study) -> dict[str, dict[str, float]]:
+    """Compute what a study would sample, before anything runs; neither model nor data is read where sizes are named.
+
+    Learned weights are not known yet: the robust columns are then left out.
+
+    Returns:
+        Dataset -> size, reference_epochs, weights_epochs and, for fixed weights, robust_probability and robust_epochs.
+
+    Raises:
+        DataError: A dataset that names no size cannot be read.
+    """
+    data, reference, weights = study.data, study.reference, study.weights
+    sizes = {}
+    for name, options in data.datasets.items():
+        if options.size is not None:
+            sizes[name] = min(options.size, data.max_rows or options.size)
+        else:
+            cache = cache_folder() / "datasets"
+            path = study.locate(options.path)
+            sizes[name] = len(read_dataset(name, path, cache=cache, max_rows=data.max_rows, seed=study.seed))
+    uniform = reweight(dict.fromkeys(sizes, 1.0))
+    examples = reference.steps * reference.batch_size
+    epochs, proxy_epochs = uniform.epochs(sizes, examples), uniform.epochs(sizes, weights.steps * weights.batch_size)
+    table: dict[str, dict[str, float]] = {
+        name: {"size": sizes[name], "reference_epochs": epochs[name], "weights_epochs": proxy_epochs[name]}
+        for name in sizes
+    }
+    if study.robust.weights != "learned":
+        plan = stages.plan_of(study, stages.fixed_weights(study))
+        robust_epochs = plan.epochs(sizes, examples)
+        for name, row in table.items():
+            row |= {"robust_probability": plan.probabilities.get(name, 0.0), "robust_epochs": robust_epochs.get(name, 0.0)}
+    return table
+
+
+def _refuse_missing_inputs(run: Run, last: LastStage) -> None:
+    """Find now what would otherwise stop the run after hours."""
+    study = run.study
+    find_encoder(study.fill_root(study.model.base))
+    if study.mining.encoder and study.mining.when != "never":
+        find_encoder(study.fill_root(study.mining.encoder))
+    if study.robust.weights != "learned":
+        stages.fixed_weights(study)
+    if last == "evaluate":
+        for task, options in study.evaluation.tasks.items():
+            check_beir(task, study.locate(options.path), options.split)

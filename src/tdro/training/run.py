@@ -1,0 +1,139 @@
+"""A run folder and the stages in it: what is finished, and what it was made from."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from tdro.config import Study, fingerprint, save_study
+from tdro.data.reading import Rows, read_dataset
+from tdro.devices import Device, describe_machine, peak_memory_gb, pick_device
+from tdro.errors import EnvironmentProblem
+from tdro.files import cache_folder, write_json, write_text
+from tdro.models.encoder import load_encoder
+from tdro.training.journal import Event, Journal
+
+MARKER = "done.json"
+PACKAGES = ("tdro", "torch", "transformers", "sentence-transformers", "datasets", "numpy", "ir-measures")
+
+
+class Run:
+    """A study with its run folder, journal and device.
+
+    Args:
+        study: The study.
+        listener: Called with every event of the journal.
+        study_text: The study file as it was written; kept as study.yaml.
+
+    Raises:
+        EnvironmentProblem: The run folder cannot be written.
+    """
+
+    def __init__(
+        self, study: Study, listener: Callable[[Event], None] | None = None, study_text: str | None = None
+    ) -> None:
+        self.study = study
+        self.folder = study.run_folder
+        self.device: Device = pick_device(study.model.precision)
+        try:
+            self.journal = Journal(self.folder, listener)
+            if study_text is not None:
+                write_text(self.folder / "study.yaml", study_text)
+        except OSError as error:
+            do = "choose another folder with --output"
+            raise EnvironmentProblem("run folder cannot be written", where=self.folder, saw=str(error), do=do) from None
+
+    @cached_property
+    def source_rows(self) -> dict[str, Rows]:
+        """Rows of every dataset as the study's files have them."""
+        data = self.study.data
+        rows = {}
+        for done, (name, options) in enumerate(data.datasets.items(), start=1):
+            rows[name] = read_dataset(
+                name,
+                self.study.locate(options.path),
+                cache=cache_folder() / "datasets",
+                max_rows=data.max_rows,
+                seed=self.study.seed,
+            )
+            self.journal.progress("read", done, len(data.datasets))
+        return rows
+
+    @cached_property
+    def base_fingerprint(self) -> str:
+        """Identifies the base encoder: its name and, for a folder, the sizes and times of its files."""
+        return encoder_fingerprint(self.study.fill_root(self.study.model.base))
+
+    def load_base(self) -> SentenceTransformer:
+        """Load a fresh copy of the base encoder."""
+        return self.load(self.study.fill_root(self.study.model.base))
+
+    def load(self, name: str) -> SentenceTransformer:
+        """Load an encoder with the study's pooling, on the run's device."""
+        model = self.study.model
+        return load_encoder(
+            name, pooling=model.pooling, normalize=model.normalize, device=self.device.name, dtype=self.device.dtype
+        )
+
+    def finished(self, stage: str, stage_fingerprint: str) -> dict[str, Any] | None:
+        """Return the marker of a stage that was finished from the same inputs, else None."""
+        try:
+            marker = json.loads((self.folder / stage / MARKER).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return marker if marker.get("fingerprint") == stage_fingerprint else None
+
+    @contextmanager
+    def stage(self, stage: str, stage_fingerprint: str) -> Iterator[dict[str, Any]]:
+        """Run a stage, and leave its marker when it ends without an error.
+
+        Yields:
+            A dict to put results into; it is kept in the marker.
+        """
+        folder = self.folder / stage
+        (folder / MARKER).unlink(missing_ok=True)
+        began = time.monotonic()
+        result: dict[str, Any] = {}
+        yield result
+        seconds = round(time.monotonic() - began, 2)
+        marker = {"fingerprint": stage_fingerprint, "seconds": seconds, "peak_memory_gb": peak_memory_gb(), **result}
+        write_json(folder / MARKER, marker)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        self.journal.write("stage_finished", stage, seconds=seconds, **result)
+
+    def write_resolved(self) -> None:
+        """Record what ran: every option, versions, data fingerprints, machine and git state."""
+        ran = {
+            "versions": {name: metadata.version(name) for name in PACKAGES},
+            "machine": describe_machine(),
+            "git": _git_state(),
+            "base": self.base_fingerprint,
+            "data": {name: rows.info.fingerprint for name, rows in self.source_rows.items()},
+        }
+        write_text(self.folder / "resolved.yaml", save_study(self.study, ran))
+
+
+def encoder_fingerprint(base: str) -> str:
+    """Identify an encoder by its name and, for a folder, the sizes and times of its files."""
+    files = sorted(p for p in Path(base).rglob("*") if p.is_file()) if Path(base).is_dir() else []
+    return fingerprint(base, [[str(p.relative_to(base)), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+
+
+def _git_state() -> dict[str, str] | None:
+    """Commit and cleanliness of the working directory's repository, None where there is none."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "state": "changed" if git("status", "--porcelain") else "clean"}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,203 @@
+"""The stages of a study, in order: negatives, reference, weights, robust. Finished ones are skipped, like make."""
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tdro.config import Study, TrainingConfig, fingerprint
+from tdro.core.groups import COLUMNS
+from tdro.core.plan import Plan, reweight, top_share
+from tdro.data.mixture import HomogeneousMixture, MixedMixture
+from tdro.data.reading import Rows
+from tdro.data.weights_file import match_weights, read_weights, released_format
+from tdro.errors import ConfigError, DataError
+from tdro.files import atomic_path, write_json, write_text
+from tdro.models.encoder import save_encoder
+from tdro.training.contrastive_step import ContrastiveStep
+from tdro.training.loop import Workplace, train
+from tdro.training.robust_step import RobustStep
+from tdro.training.run import Run
+from tdro.training.texts import TextSource
+
+
+def reference(run: Run, rows: dict[str, Rows]) -> str:
+    """Stage 0: train the reference with uniform sampling.
+
+    Returns:
+        Fingerprint of the reference: everything that its parameters depend on.
+    """
+    plan = reweight(dict.fromkeys(rows, 1.0))
+    return _fine_tune(run, rows, "reference", plan)
+
+
+def robust(run: Run, rows: dict[str, Rows], weights: dict[str, float]) -> str:
+    """Stage 2: train the robust model like the reference, with the mixture that the weights give.
+
+    Writes data/plan.csv: dataset, size, weight, probability, expected epochs.
+    """
+    plan = plan_of(run.study, weights)
+    sizes = {name: len(dataset) for name, dataset in rows.items()}
+    write_text(run.folder / "data" / "plan.csv", plan_csv(plan, weights, sizes, run.study.reference))
+    return _fine_tune(run, rows, "robust", plan)
+
+
+def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
+    """Stage 1: learn the weights with a proxy measured against the reference.
+
+    Writes weights/weights.json (released format, with last, mean and ema), weights/trajectory.parquet and
+    weights/statistics.parquet (one row per step and dataset), and proxy/model.
+
+    Returns:
+        Fingerprint of the weights.
+
+    Raises:
+        DataError: A dataset has rows without negatives: the loss of this stage knows no others.
+    """
+    study = run.study
+    config = study.weights
+    for name, dataset in rows.items():
+        if dataset.without_negatives:
+            saw = f"{dataset.without_negatives} of {len(dataset)} rows"
+            do = "let tdro mine them (mining.when: missing), or give every row a negative"
+            raise DataError("rows without negatives", where=f"dataset {name}", saw=saw, do=do)
+    stage_fingerprint = fingerprint(reference_fingerprint, _influential(config), "weights")
+    if _skip(run, "weights", stage_fingerprint):
+        return stage_fingerprint
+    names = list(rows)
+    with run.stage("weights", stage_fingerprint):
+        proxy = run.load_base().train()
+        step = RobustStep(
+            proxy,
+            run.load(str(run.folder / "reference" / "model")),
+            TextSource(rows, study.data, proxy, study.seed),
+            MixedMixture({n: len(r) for n, r in rows.items()}, config.batch_size, study.seed, config.sampling),
+            names,
+            config,
+            run.device,
+            study.model.micro_batch_tokens,
+        )
+        train(proxy, config, step, _place(run, "weights", stage_fingerprint))
+        save_encoder(proxy, run.folder / "proxy" / "model")
+        _write_weights(run, step, {name: len(dataset) for name, dataset in rows.items()})
+    return stage_fingerprint
+
+
+def plan_weights(run: Run) -> dict[str, float]:
+    """Return the weights that robust.weights asks for, one per dataset of the study."""
+    if run.study.robust.weights != "learned":
+        return fixed_weights(run.study)
+    path = run.folder / "weights" / "weights.json"
+    return match_weights(read_weights(path), run.study.data.datasets, str(path))
+
+
+def fixed_weights(study: Study) -> dict[str, float]:
+    """Return weights that need no training: uniform, a preset or a file, one per dataset of the study.
+
+    Raises:
+        ConfigError: They cannot be read, or one is for a dataset that the study does not have.
+    """
+    names, source = list(study.data.datasets), study.robust.weights
+    if source == "uniform":
+        return dict.fromkeys(names, 1 / len(names))
+    return match_weights(read_weights(source), names, source)
+
+
+def plan_of(study: Study, weights: dict[str, float]) -> Plan:
+    """Turn weights into the plan that the study asks for.
+
+    Raises:
+        ConfigError: robust.share keeps no dataset, or no weight is above 0.
+    """
+    config = study.robust
+    try:
+        return top_share(weights, config.share) if config.plan == "top-share" else reweight(weights)
+    except ValueError as error:
+        raise ConfigError(str(error), where="robust", do="raise robust.share or use robust.plan: reweight") from None
+
+
+def plan_csv(plan: Plan, weights: dict[str, float], sizes: dict[str, int], config: TrainingConfig) -> str:
+    """Write a plan as a table: dataset, size, weight, probability, expected epochs."""
+    epochs = plan.epochs(sizes, config.steps * config.batch_size)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["dataset", "size", "weight", "probability", "expected_epochs"])
+    for name in sorted(weights, key=lambda n: (-weights[n], n)):
+        table.writerow([name, sizes[name], weights[name], plan.probabilities.get(name, 0.0), epochs.get(name, 0.0)])
+    return text.getvalue()
+
+
+def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
+    """Train the base on homogeneous batches with a plan; stages 0 and 2."""
+    study, config = run.study, run.study.reference
+    stage_fingerprint = fingerprint(_inputs(run, rows), _influential(config), plan.probabilities)
+    if _skip(run, stage, stage_fingerprint):
+        return stage_fingerprint
+    with run.stage(stage, stage_fingerprint) as result:
+        model = run.load_base().train()
+        mixture = HomogeneousMixture(
+            {name: len(dataset) for name, dataset in rows.items()}, plan.probabilities, config.batch_size, study.seed
+        )
+        source = TextSource(rows, study.data, model, study.seed)
+        step = ContrastiveStep(
+            model, source, mixture, list(rows), config, run.device, study.model.micro_batch_tokens
+        )
+        train(model, config, step, _place(run, stage, stage_fingerprint))
+        save_encoder(model, run.folder / stage / "model")
+        seen = mixture.examples_seen(config.steps)
+        result["epochs"] = {name: round(count / len(rows[name]), 3) for name, count in seen.items()}
+    return stage_fingerprint
+
+
+def _inputs(run: Run, rows: dict[str, Rows]) -> str:
+    """Identify everything that all training stages depend on."""
+    study = run.study
+    data = study.data.model_dump(exclude={"root": True, "datasets": {"__all__": {"path", "size"}}})
+    content = {name: dataset.info.fingerprint for name, dataset in rows.items()}
+    return fingerprint(data, content, study.model, run.base_fingerprint, study.seed)
+
+
+def _influential(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that change results."""
+    return config.model_dump(mode="json", exclude={"checkpoint_every"})
+
+
+def _skip(run: Run, stage: str, stage_fingerprint: str) -> bool:
+    """Say whether a stage is finished, and tell the journal."""
+    done = run.finished(stage, stage_fingerprint) is not None
+    if done:
+        run.journal.write("stage_skipped", stage)
+    return done
+
+
+def _place(run: Run, stage: str, stage_fingerprint: str) -> Workplace:
+    """Say where a stage trains."""
+    return Workplace(stage, run.folder / stage, run.journal, stage_fingerprint, run.study.seed)
+
+
+def _write_weights(run: Run, step: RobustStep, sizes: dict[str, int]) -> None:
+    """Write the weights file and the tables of what happened in every step."""
+    names = list(sizes)
+    versions = {
+        key: dict(zip(names, values.tolist(), strict=True))
+        for key, values in (
+            ("last", step.weights.weights_G), ("mean", step.weights.mean_G), ("ema", step.weights.ema_G)
+        )
+    }  # fmt: skip
+    exported = versions[run.study.weights.export]
+    write_json(run.folder / "weights" / "weights.json", {**released_format(exported, sizes), **versions})
+    events = list(run.journal.read("step", "weights"))
+    keys = {
+        "step": np.repeat(np.array([event["step"] for event in events], np.int32), len(names)),
+        "dataset": names * len(events),
+    }
+    moves = {"weight": "weights", "signal": "signal"}
+    trajectory = {column: np.concatenate([event[key] for event in events]) for column, key in moves.items()}
+    sums_C = np.concatenate([event["statistics"] for event in events]).T
+    statistics = dict(zip(COLUMNS, sums_C, strict=True))
+    for name, columns in (("trajectory", trajectory), ("statistics", statistics)):
+        with atomic_path(run.folder / "weights" / f"{name}.parquet") as path:
+            pq.write_table(pa.table({**keys, **columns}), path)

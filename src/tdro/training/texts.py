@@ -1,0 +1,80 @@
+"""The texts of a step as token lists: rows are drawn, examples chosen, instructions added, tokens made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from tdro.config import DataConfig
+from tdro.data.collate import tokenize
+from tdro.data.examples import choose, with_instruction
+from tdro.data.mixture import Draw
+from tdro.data.reading import Rows
+
+
+@dataclass(frozen=True)
+class StepTexts:
+    """Token lists of one step.
+
+    Attributes:
+        queries_B: Token lists of the queries.
+        passages_P: Token lists of the passages, query by query, the positive first.
+        count_B: int64 tensor, passages per query.
+        query_key_B: int64 tensor, equal for equal query texts.
+        passage_key_P: int64 tensor, equal for equal passage texts.
+    """
+
+    queries_B: list[list[int]]
+    passages_P: list[list[int]]
+    count_B: torch.Tensor
+    query_key_B: torch.Tensor
+    passage_key_P: torch.Tensor
+
+    @property
+    def positive_B(self) -> torch.Tensor:
+        """int64, where each query's positive is among the passages."""
+        return self.count_B.cumsum(0) - self.count_B
+
+
+class TextSource:
+    """Turns a draw into token lists.
+
+    Args:
+        rows: Dataset -> rows, in the order of the mixture.
+        data: Instructions and maximum lengths.
+        model: Whose tokenizer is used.
+        seed: Decides which positive and negatives a row shows.
+    """
+
+    def __init__(self, rows: Mapping[str, Rows], data: DataConfig, model: SentenceTransformer, seed: int) -> None:
+        self._names, self._rows = list(rows), list(rows.values())
+        self._data, self._tokenizer, self._seed = data, model.tokenizer, seed
+
+    def texts(self, draw: Draw, passages_per_query: int) -> StepTexts:
+        """Read, choose and tokenise the texts of a draw."""
+        data = self._data
+        queries: list[str] = []
+        passages: list[str] = []
+        counts: list[int] = []
+        for dataset, row, visit in zip(draw.dataset_B, draw.row_B, draw.visit_B, strict=True):
+            name = self._names[dataset]
+            options = data.datasets[name]
+            example = choose(self._rows[dataset][int(row)], passages_per_query, self._seed, name, int(row), int(visit))
+            queries.append(with_instruction(example.query, options.instruction, data.instruction_template))
+            instruction = options.instruction if options.symmetric else ""
+            passages += [with_instruction(p, instruction, data.instruction_template) for p in example.passages]
+            counts.append(len(example.passages))
+        return StepTexts(
+            tokenize(self._tokenizer, queries, data.query_max_length),
+            tokenize(self._tokenizer, passages, data.passage_max_length),
+            torch.tensor(counts),
+            _keys(queries),
+            _keys(passages),
+        )
+
+
+def _keys(texts: list[str]) -> torch.Tensor:
+    """Number the distinct texts; equal texts get equal numbers."""
+    return torch.from_numpy(np.unique(texts, return_inverse=True)[1].astype(np.int64))

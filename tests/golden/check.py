@@ -1,0 +1,148 @@
+"""Compare tdro's algorithm with vectors written by the paper's released code.
+
+    python tests/golden/check.py FILE [FILE ...]
+
+Each file is `algo_*.json[.gz]`; files of another kind are named and left out. Prints the largest error of each file by the
+rule |difference| <= 1e-5 * max(1, |x|); exits 1 when one is above it. Options that tdro does not have yet: `skipped`.
+
+The measure divides by reference losses down to 1e-4 of the batch, so the last bit of a float32 loss of 0.001 nats moves a
+group loss by 1e-4 of itself. The vectors were written with AVX2 kernels; AVX-512 ones add in another order. Hence the
+setting below, which must come before torch.
+"""
+
+import gzip
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+# ruff: noqa: E402
+import numpy as np
+import torch
+from torch import Tensor
+
+from tdro.core.losses import hard_negative_loss, in_batch_loss, own_similarities
+from tdro.core.measures import relative_sample
+from tdro.core.objective import released_example_weights
+from tdro.core.updates import WeightState, clip_l2, eg, initial_state
+
+TOLERANCE = 1e-5
+Json = dict[str, Any]
+
+
+def unsupported(case: Json) -> str | None:
+    """Name the first option of a case that tdro does not have, None when it has all."""
+    options = case["options"]
+    needed = {
+        "measure relative-sample": case["use_ref_model"]
+        and options["normalize_group_loss_scale_with_ref_loss"]
+        and not options["group_loss_minus_ref_loss"],
+        "optimizer sgd": options["dro_optimizer"] == "sgd" and not options["weight_ema"],
+        "no weight decay": options["dro_weight_decay"] == 0,
+        "constant step size": options["dro_lr_scheduler_type"] == "constant",
+        "L2 clip": options["dro_apply_grad_norm"] and not options["dro_apply_grad_clip"],
+        "normalised log-weights": options["normalize_weights_on_every_update"],
+        "loss per example": options["loss_reduction"] == "none",
+    }
+    return next((name for name, there in needed.items() if not there), None)
+
+
+def rank_losses(case: Json, ranks: list[Json], rank: int, side: str) -> tuple[Tensor, list[Tensor]]:
+    """Compute the per-example losses that one rank sees; returns the leaves q, p of that rank too."""
+    n = case["n_passages"]
+    q, p = (torch.tensor(ranks[rank][name + side], requires_grad=not side) for name in "qp")
+    positive_B = torch.arange(len(q)) * n
+    temperature, options = case["temperature"], case["options"]
+    if options["negatives_x_device"]:
+        world = len(ranks)
+        everything = [[q, p] if r == rank else [torch.tensor(ranks[r][k + side]) for k in "qp"] for r in range(world)]
+        all_q, all_p = (torch.cat([pair[i] for pair in everything]) for i in (0, 1))
+        losses = in_batch_loss(all_q, all_p, torch.arange(len(all_q)) * n, temperature) * world
+        return losses, [q, p]
+    hard = hard_negative_loss(own_similarities(q, p, torch.full((len(q),), n)), temperature)
+    hard_only_B = torch.tensor(ranks[rank]["only_hn"] or [False] * len(q))
+    if options["dro_only_hn"] or hard_only_B.all():
+        return hard, [q, p]
+    return torch.where(hard_only_B, hard, in_batch_loss(q, p, positive_B, temperature)), [q, p]
+
+
+def replay(case: Json) -> Iterator[tuple[str, Any, Any]]:
+    """Run a case and yield (name, ours, expected) for every number of it."""
+    options, n_groups = case["options"], case["n_groups"]
+    accumulate, gathered = case["gradient_accumulation_steps"], options["negatives_x_device"]
+    state: WeightState = initial_state(np.array(case["initial_weights"]))
+    state = state._replace(ema_G=np.array(case["initial_weights"]))  # the released code starts from the raw weights
+    for step in case["steps"]:
+        signal_G = np.zeros(n_groups)
+        for m, micro in enumerate(step["micro"]):
+            ranks = micro["ranks"]
+            losses, leaves = zip(*(rank_losses(case, ranks, r, "") for r in range(len(ranks))), strict=True)
+            references = [rank_losses(case, ranks, r, "_ref")[0] for r in range(len(ranks))]
+            groups = [torch.tensor(rank["domain_ids"]) for rank in ranks]
+            everyone = torch.cat(groups)
+            pooled = [x[0] / len(ranks) if gathered else torch.cat(x) for x in (losses, references)]
+            loss_B, reference_B = (x.detach().numpy() for x in pooled)
+            group_G = relative_sample(
+                loss_B, reference_B, everyone.numpy(), n_groups, p_norm=options["p_norm_of_ref_loss"]
+            )
+            yield "group_loss", group_G, micro["group_loss"]
+            signal_G = signal_G + group_G
+            if m == accumulate - 1:  # the released code updates before the robust loss of the last micro-batch
+                signal_G = signal_G / accumulate
+                clipped_G = clip_l2(signal_G, options["dro_max_grad_norm"])
+                state = eg(state, clipped_G, options["reweight_eta"], ema_decay=options["ema"])
+            for r, rank in enumerate(ranks):
+                yield "per_sample_loss", losses[r].detach(), rank["per_sample_loss"]
+                yield "per_sample_ref_loss", references[r], rank["per_sample_ref_loss"]
+                weights_G = torch.from_numpy(state.weights_G).float()
+                factor_B = released_example_weights(weights_G, everyone if gathered else groups[r])
+                robust = (losses[r] * factor_B).sum()
+                robust.backward()
+                yield "robust_loss", robust.detach(), rank["robust_loss"]
+                yield "grad_q", leaves[r][0].grad, rank["grad_q"]
+                yield "grad_p", leaves[r][1].grad, rank["grad_p"]
+        yield "grad_before_clip", signal_G, step["grad_before_clip"]
+        yield "grad_after_clip", clipped_G, step["grad_after_clip"]
+        yield "lr", options["reweight_eta"], step["lr"]
+        yield "log_weights", state.log_weights_G, step["log_weights"]
+        yield "weights", state.weights_G, step["weights"]
+        yield "mean", state.mean_G, step["mean"]
+        yield "ema", state.ema_G, step["ema"]
+
+
+def error(ours: Any, expected: Any) -> float:
+    """Largest |ours - expected| / max(1, |expected|); equal infinities agree, anything else non-finite does not."""
+    a, b = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
+    if a.shape != b.shape:
+        return float("inf")
+    with np.errstate(invalid="ignore"):
+        relative = np.where(a == b, 0.0, np.abs(a - b) / np.maximum(1, np.abs(b)))
+    return float(np.nan_to_num(relative, nan=np.inf).max(initial=0.0))
+
+
+def check(path: Path) -> tuple[str, bool]:
+    """Check one file; returns the line to print and whether it is within tolerance."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt") as file:
+        case = json.load(file)
+    if "steps" not in case:
+        return f"{path.name:45} not a vector of the algorithm", True
+    missing = unsupported(case)
+    if missing:
+        return f"{path.name:45} skipped: needs other than {missing}", True
+    worst, name = max((error(ours, expected), name) for name, ours, expected in replay(case))
+    return f"{path.name:45} {worst:.2e} ({name}){'' if worst <= TOLERANCE else '  ABOVE 1e-5'}", worst <= TOLERANCE
+
+
+def main(paths: list[str]) -> int:
+    """Check all files and print a line for each."""
+    results = [check(Path(path)) for path in paths]
+    print("\n".join(line for line, _ in results))
+    return 0 if paths and all(good for _, good in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
