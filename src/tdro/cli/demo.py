@@ -29,7 +29,7 @@ def command(arguments: list[str]) -> int:
     from tdro.demo.build import build_demo
 
     summary = build_demo(Path(study.data.root), seed=study.seed, progress=lambda text: print(text, flush=True))
-    rows = ", ".join(f"{name} {count}" for name, count in summary.datasets.items())
+    rows = ", ".join(f"{name} {count}" for name, count in summary.train.items())
     print(f"datasets (rows): {rows}")
     return execute("run", study, path.read_text(encoding="utf-8"))
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sentence_transformers import SentenceTransformer
 
 from tdro.config import Study, TrainingConfig, fingerprint
 from tdro.core.groups import COLUMNS
@@ -16,7 +17,7 @@ from tdro.data.reading import Rows
 from tdro.data.weights_file import match_weights, read_weights, released_format
 from tdro.errors import ConfigError, DataError
 from tdro.files import atomic_path, write_json, write_text
-from tdro.models.encoder import save_encoder
+from tdro.models.encoder import save_encoder, set_max_length
 from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.loop import Workplace, train
 from tdro.training.robust_step import RobustStep
@@ -81,7 +82,7 @@ def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
             study.model.micro_batch_tokens,
         )
         train(proxy, config, step, _place(run, "weights", stage_fingerprint))
-        save_encoder(proxy, run.folder / "proxy" / "model")
+        _save(run, proxy, "proxy")
         _write_weights(run, step, {name: len(dataset) for name, dataset in rows.items()})
     return stage_fingerprint
 
@@ -146,10 +147,16 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
             model, source, mixture, list(rows), config, run.device, study.model.micro_batch_tokens
         )
         train(model, config, step, _place(run, stage, stage_fingerprint))
-        save_encoder(model, run.folder / stage / "model")
+        _save(run, model, stage)
         seen = mixture.examples_seen(config.steps)
         result["epochs"] = {name: round(count / len(rows[name]), 3) for name, count in seen.items()}
     return stage_fingerprint
+
+
+def _save(run: Run, model: SentenceTransformer, name: str) -> None:
+    """Save a trained model; by itself it cuts texts where passages were cut in training."""
+    set_max_length(model, run.study.data.passage_max_length)
+    save_encoder(model.eval(), run.folder / name / "model")
 
 
 def _inputs(run: Run, rows: dict[str, Rows]) -> str:

@@ -1,0 +1,212 @@
+"""Keep rows on disk in Arrow files that are memory-mapped, one folder per fingerprint."""
+
+import hashlib
+import json
+import operator
+import os
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import BinaryIO, SupportsIndex
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+
+from tdro.data.records import DatasetInfo, Passage, Row
+from tdro.errors import EnvironmentProblem
+from tdro.files import atomic_path, write_json
+
+_BATCH_ROWS = 5_000
+_BATCH_CHARACTERS = 16_000_000
+_PASSAGES = pa.list_(pa.struct([(field, pa.string()) for field in ("id", "title", "text")]))
+_SCHEMA = pa.schema(
+    [("query_id", pa.string()), ("query", pa.string()), ("positives", _PASSAGES), ("negatives", _PASSAGES)]
+)
+
+
+class Rows:
+    """The rows of one dataset, on disk: random access and iteration in memory that does not grow with their number.
+
+    `rows[i]` reads one row (a negative `i` counts from the end); iteration is in file order.
+
+    Attributes:
+        info: Name, path, layout, number of rows and fingerprint.
+    """
+
+    def __init__(self, info: DatasetInfo, batches: list[pa.RecordBatch]) -> None:
+        self.info = info
+        self._columns = [batch.columns for batch in batches]
+        self._starts = list(accumulate((batch.num_rows for batch in batches), initial=0))
+
+    def __len__(self) -> int:
+        return self.info.rows
+
+    def __getitem__(self, i: SupportsIndex) -> Row:
+        number = operator.index(i)
+        if number < 0:
+            number += len(self)
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {operator.index(i)} of {self.info.name}, which has {len(self)} rows")
+        found = bisect_right(self._starts, number) - 1
+        query_id, query, positives, negatives = self._columns[found]
+        at = number - self._starts[found]
+        return Row(query_id[at].as_py(), query[at].as_py(), _unpack(positives[at]), _unpack(negatives[at]))
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def without_negatives(self) -> int:
+        """Number of rows that have no negative; read from the offsets alone."""
+        return sum(int((np.diff(negatives.offsets) == 0).sum()) for _, _, _, negatives in self._columns)
+
+    def take(self, indices: Iterable[SupportsIndex]) -> list[Row]:
+        """Read several rows, in the order asked for; an index may come twice."""
+        return [self[i] for i in indices]
+
+    def iter_positives(self) -> Iterator[Passage]:
+        """Yield every positive of every row, in file order; a passage comes as often as it is a positive."""
+        for _, _, positives, _ in self._columns:
+            for cell in positives:
+                yield from _unpack(cell)
+
+
+def open_entry(entry: Path, name: str, path: Path) -> Rows | None:
+    """Map the rows of a cache entry.
+
+    An Arrow file whose size or times are not those it was written with is read and compared with its hash, so that
+    a copied entry is good and a damaged one is not.
+
+    Args:
+        entry: The entry's folder.
+        name: The dataset's name, for `info`.
+        path: Where the dataset was read from, for `info`.
+
+    Returns:
+        The rows, or None where the entry is absent or damaged.
+    """
+    file = entry / "rows.arrow"
+    try:
+        stored = json.loads((entry / "info.json").read_bytes())
+        if stored["stamp"] != stamp(file) and stored["hash"] != hash_file(file):
+            return None
+        info = DatasetInfo(name, str(path), stored["layout"], stored["rows"], stored["fingerprint"])
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+    return Rows(info, batches) if sum(batch.num_rows for batch in batches) == info.rows else None
+
+
+def write_entry(entry: Path, rows: Iterable[Row], describe: Callable[[int], DatasetInfo]) -> None:
+    """Store rows in a new cache entry; the entry appears complete or not at all.
+
+    Where another process has stored the same entry meanwhile, that one stays.
+
+    Args:
+        entry: The entry's folder; a damaged entry there is replaced.
+        rows: The rows; read once. What they raise ends the call and leaves nothing behind.
+        describe: Called with the number of rows when all are written, to return their `info` or to raise.
+
+    Raises:
+        EnvironmentProblem: The folder cannot be written.
+    """
+    temporary = entry.with_name(f".{entry.name}.{uuid4().hex}")
+    file = temporary / "rows.arrow"
+    try:
+        temporary.mkdir(parents=True)
+        info = describe(_write_arrow(rows, file))
+        stored = asdict(info) | {"stamp": stamp(file), "hash": hash_file(file)}
+        write_json(temporary / "info.json", stored)
+        _publish(temporary, entry)
+    except OSError as problem:
+        do = "free some space, check the rights, or use another cache folder"
+        raise EnvironmentProblem("cache cannot be written", where=entry.parent, saw=str(problem), do=do) from problem
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the place of `path` when the block ends without an error."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+def stamp(file: Path) -> list[int]:
+    """Return size and times (ns) of a file: what changes when its bytes change."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def hash_file(file: Path) -> str:
+    """Hash the bytes of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()
+
+
+def _publish(temporary: Path, entry: Path) -> None:
+    """Move a finished entry to its place, unless another process has put a good one there."""
+    with suppress(OSError):  # a folder that is not empty is not replaced
+        temporary.rename(entry)
+        return
+    if open_entry(entry, "", entry) is None:
+        shutil.rmtree(entry, ignore_errors=True)
+        temporary.rename(entry)
+
+
+def _write_arrow(rows: Iterable[Row], file: Path) -> int:
+    """Write rows to an Arrow file, batch by batch; return how many."""
+    count = 0
+    with file.open("wb") as raw:
+        with pa.ipc.new_file(raw, _SCHEMA) as writer:
+            for batch in _batches(rows):
+                writer.write_batch(batch)
+                count += batch.num_rows
+        raw.flush()
+        os.fsync(raw.fileno())
+    return count
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
+    """Collect rows into batches that are limited in rows and in characters."""
+    held: list[Row] = []
+    characters = 0
+    for row in rows:
+        held.append(row)
+        characters += len(row.query) + sum(len(passage.text) for passage in chain(row.positives, row.negatives))
+        if len(held) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:
+            yield _batch(held)
+            held, characters = [], 0
+    if held:
+        yield _batch(held)
+
+
+def _batch(rows: list[Row]) -> pa.RecordBatch:
+    """Turn rows into one Arrow batch."""
+    columns = [
+        pa.array([row.query_id for row in rows], pa.string()),
+        pa.array([row.query for row in rows], pa.string()),
+        _pack([row.positives for row in rows]),
+        _pack([row.negatives for row in rows]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+
+
+def _pack(cells: list[tuple[Passage, ...]]) -> pa.ListArray:
+    """Turn the passages of some rows into one Arrow column."""
+    flat = list(chain.from_iterable(cells))
+    fields = [[p.id for p in flat], [p.title for p in flat], [p.text for p in flat]]
+    passages = pa.StructArray.from_arrays([pa.array(field, pa.string()) for field in fields], ["id", "title", "text"])
+    offsets = pa.array(list(accumulate(map(len, cells), initial=0)), pa.int32())
+    return pa.ListArray.from_arrays(offsets, passages)
+
+
+def _unpack(cell: pa.ListScalar) -> tuple[Passage, ...]:
+    """Turn the passages of one row back into records."""
+    return tuple(map(Passage, *(field.to_pylist() for field in cell.values.flatten())))

@@ -1,0 +1,1 @@
+"""Score a retriever on evaluation tasks and compare scores."""

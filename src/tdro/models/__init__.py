@@ -1,0 +1,1 @@
+"""Encoders: loading, saving, one forward pass, and how texts share it."""

@@ -1,0 +1,115 @@
+"""A study file: what is accepted, what is refused, and how."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tdro.config import Study, fingerprint, load_study, options, save_study
+from tdro.errors import ConfigError
+
+MINIMAL = "name: x\ndata:\n  datasets:\n    a: a.jsonl\n    b: {path: b.parquet, symmetric: true}\nmodel:\n  base: m\n"
+
+OPTIONS = """
+name output seed
+data.root data.datasets.*.path data.datasets.*.instruction data.datasets.*.symmetric data.datasets.*.size data.max_rows
+data.instruction_template data.query_max_length data.passage_max_length
+model.base model.pooling model.normalize model.precision model.micro_batch_tokens
+mining.when mining.encoder mining.ranks mining.negatives
+reference.steps reference.batch_size reference.passages_per_query reference.temperature reference.learning_rate
+reference.weight_decay reference.warmup_steps reference.schedule reference.final_learning_rate_share
+reference.max_grad_norm reference.checkpoint_every
+weights.steps weights.batch_size weights.passages_per_query weights.temperature weights.learning_rate
+weights.weight_decay weights.warmup_steps weights.schedule weights.final_learning_rate_share
+weights.max_grad_norm weights.checkpoint_every weights.measure weights.shrinkage weights.step_size weights.clip_norm
+weights.sampling weights.export
+robust.plan robust.share robust.weights
+evaluation.tasks.*.path evaluation.tasks.*.split evaluation.tasks.*.instruction
+evaluation.tasks.*.ignore_identical_ids evaluation.models
+""".split()
+
+
+def write(folder: Path, text: str) -> Path:
+    """Write a study file."""
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_options_are_these_and_no_others():
+    # An option is a promise. Adding one here means: it is needed, documented and read.
+    assert options() == OPTIONS
+
+
+def test_minimal_study_gets_the_papers_settings(tmp_path):
+    study = load_study(write(tmp_path, MINIMAL))
+    assert study.data.datasets["a"].path == "a.jsonl" and study.data.datasets["b"].symmetric
+    assert (study.weights.step_size, study.weights.passages_per_query, study.robust.share) == (0.02, 8, 0.7)
+    assert (study.reference.batch_size, study.reference.temperature, study.mining.ranks) == (2048, 0.002, (2, 100))
+    assert study.run_folder == Path("runs/x")
+
+
+def test_resolved_study_reads_back_as_the_same_study(tmp_path):
+    study = load_study(write(tmp_path, MINIMAL))
+    resolved = write(tmp_path, save_study(study, {"versions": {"torch": "2"}}))
+    assert load_study(resolved) == study
+    assert yaml.safe_load(resolved.read_text())["ran"]["versions"] == {"torch": "2"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("weights:\n  stepsize: 1\n", ["unknown key", "study.yaml:9:weights.stepsize", "did you mean 'step_size'"]),
+        ("wieghts: {}\n", ["unknown key", "study.yaml:8:wieghts", "did you mean 'weights'"]),
+        ("weights:\n  step_size: -3\n", ["greater than or equal to 0", "study.yaml:9:weights.step_size", "-3"]),
+        ("weights:\n  measure: ratio\n", ["relative", "study.yaml:9:weights.measure", "ratio"]),
+        ("mining:\n  ranks: [5, 5]\n", ["first < last", "study.yaml:8:mining"]),
+        ("reference:\n  steps: many\n", ["integer", "study.yaml:9:reference.steps", "many"]),
+        ("evaluation:\n  tasks:\n    t: {path: p, splt: dev}\n", ["study.yaml:10", "did you mean 'split'"]),
+        ("seed: .nan\n", ["study.yaml:8:seed"]),
+    ],
+)
+def test_wrong_keys_and_values_are_refused_with_file_line_and_remedy(tmp_path, change, expected):
+    with pytest.raises(ConfigError) as error:
+        load_study(write(tmp_path, MINIMAL + change))
+    for part in expected:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "name: [\n", "name: x\n", "a: b: c\n", "\x00", "{{}}", "!!python/object:x {}"])
+def test_what_is_no_study_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError):
+        load_study(write(tmp_path, text))
+
+
+def test_missing_file_names_the_studies_beside_it(tmp_path):
+    write(tmp_path, MINIMAL)
+    with pytest.raises(ConfigError, match=r"study\.yaml"):
+        load_study(tmp_path / "studi.yaml")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_study_or_one_clear_error(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("fuzz") / "study.yaml"
+    path.write_bytes((MINIMAL + text).encode("utf-8", "surrogatepass"))
+    try:
+        assert isinstance(load_study(path), Study)
+    except ConfigError as error:
+        assert str(path) in str(error)
+
+
+def test_study_is_frozen(tmp_path):
+    study = load_study(write(tmp_path, MINIMAL))
+    with pytest.raises(ValueError, match="frozen"):
+        study.weights.step_size = 1.0
+
+
+def test_dataset_names_must_be_usable_as_file_names(tmp_path):
+    with pytest.raises(ConfigError, match="pattern"):
+        load_study(write(tmp_path, MINIMAL.replace("    a:", "    ../a:")))
+
+
+def test_fingerprint_sees_every_value_and_no_order_of_keys():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})

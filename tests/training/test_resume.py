@@ -1,0 +1,121 @@
+"""Stopped at any step, by a signal or a kill, and started again: the same run, bit for bit."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from studies import tiny_study
+from tdro.errors import CheckpointError
+from tdro.training import loop
+from tdro.training.checkpoint import load_checkpoint
+from tdro.training.loop import Stopped
+from tdro.training.pipeline import run_study
+from tdro.training.run import Run
+
+
+def outcome(run: Run) -> dict[str, object]:
+    """Everything a run must reproduce: parameters, weights, trajectory, losses of every step, scores."""
+    steps = [
+        {key: value for key, value in event.items() if key not in ("time", "seconds_left")}
+        for stage in ("reference", "weights", "robust")
+        for event in run.journal.read("step", stage)
+    ]
+    found: dict[str, object] = {"steps": steps}
+    for name in ("reference", "proxy", "robust"):
+        found[name] = {
+            str(path.relative_to(run.folder)): {k: v.numpy().tobytes() for k, v in load_file(path).items()}
+            for path in sorted((run.folder / name / "model").rglob("*.safetensors"))
+        }
+    found["weights"] = json.loads((run.folder / "weights" / "weights.json").read_text())
+    for table in ("trajectory", "statistics"):
+        found[table] = pq.read_table(run.folder / "weights" / f"{table}.parquet").to_pydict()
+    found["scores"] = json.loads((run.folder / "evaluation" / "summary.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """A run that nobody stopped, and what came out of it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    os.environ["TDRO_CACHE"] = str(folder / "cache")
+    run = Run(tiny_study(folder))
+    run_study(run)
+    return folder, outcome(run)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing gets a chance to be saved."""
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, how: str) -> None:
+    """Make the loop stop in a step of a stage: `kill` before its optimizer step, `signal` after it."""
+    real = loop._refuse_non_finite
+
+    def check(numbers, norm, at_stage, at_step):
+        if (at_stage, at_step) == (stage, step):
+            if how == "kill":
+                raise Killed
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(numbers, norm, at_stage, at_step)
+
+    monkeypatch.setattr(loop, "_refuse_non_finite", check)
+
+
+@pytest.mark.parametrize("how", ["kill", "signal"])
+@pytest.mark.parametrize("stage", ["reference", "weights", "robust"])
+@pytest.mark.parametrize("step", [0, 3, 5])
+def test_resumed_run_equals_the_undisturbed_one(undisturbed, tmp_path, monkeypatch, stage, step, how):
+    folder, expected = undisturbed
+    study = tiny_study(folder).model_copy(update={"output": str(tmp_path / "run")})
+    with monkeypatch.context() as patch:
+        disturb(patch, stage, step, how)
+        with pytest.raises((Killed, Stopped)):
+            run_study(Run(study))
+    if how == "signal":
+        saved = sorted((tmp_path / "run" / stage / "checkpoints").iterdir())
+        assert saved[-1].name == f"step-{step + 1:08d}"
+    run = Run(study)
+    run_study(run)
+    found = outcome(run)
+    for key, value in expected.items():
+        assert found[key] == value, key
+    assert not list((tmp_path / "run").rglob("*.tmp")) and not list((tmp_path / "run").rglob("checkpoints"))
+
+
+def test_finished_stages_are_skipped_and_nothing_is_written_again(undisturbed, tmp_path):
+    folder, _ = undisturbed
+    study = tiny_study(folder)
+    before = {p: p.stat().st_mtime_ns for p in study.run_folder.rglob("*.safetensors")}
+    events: list[dict[str, object]] = []
+    run_study(Run(study, events.append))
+    assert {e["stage"] for e in events if e["event"] == "stage_skipped"} == {"reference", "weights", "robust"}
+    assert not [e for e in events if e["event"] == "step"]
+    assert {p: p.stat().st_mtime_ns for p in study.run_folder.rglob("*.safetensors")} == before
+
+
+def test_a_checkpoint_of_another_study_is_refused(undisturbed, tmp_path, monkeypatch):
+    folder, _ = undisturbed
+    study = tiny_study(folder).model_copy(update={"output": str(tmp_path / "run")})
+    with monkeypatch.context() as patch:
+        disturb(patch, "reference", 3, "signal")
+        with pytest.raises(Stopped):
+            run_study(Run(study))
+    other = tiny_study(folder, reference={"learning_rate": 0.02}).model_copy(update={"output": str(tmp_path / "run")})
+    with pytest.raises(CheckpointError, match="another study"):
+        run_study(Run(other))
+
+
+def test_a_damaged_checkpoint_is_refused_not_loaded(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    folder = tmp_path / "step-00000001"
+    folder.mkdir()
+    (folder / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path, layer, optimizer, "f")
