@@ -132,7 +132,7 @@ def test_corpus_is_by_default_the_distinct_passages_of_the_dataset(tmp_path: Pat
         Row("q2", "two", (same_text, Passage("d1", "", "7")), ()),
     ]
     mined, report = mine_rows(rows, tmp_path, ranks=(0, 10))
-    assert (report.corpus, report.id_clashes) == (2, 1)  # d1 = 1.0 and d5 = 5; d1 = 7 clashes with the first d1
+    assert (report.corpus, report.shared_ids) == (3, 1)  # 1.0, 5 and 7; d1 stands for 1.0 and for 7
     assert [numbers(row) for row in mined] == [[5], [5]]
 
 

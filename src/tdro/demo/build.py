@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tdro.data.reading import write_rows
 from tdro.data.records import Passage, Row
-from tdro.demo.pairs import EVALUATION, TRAINING, Task, topic_pairs
+from tdro.demo.pairs import EVALUATION, TRAINING, Kind, topic_pairs
 from tdro.demo.selection import Candidate, SeenInTraining, choose, clean, surround
 from tdro.demo.sources import Package, find_packages, reference_topics
 from tdro.demo.syntax import read_module
@@ -83,9 +83,9 @@ def build_demo(
     say = progress or (lambda line: None)
     if max_files < 1:
         raise ConfigError("no files to build the demo from", where="max_files", saw=max_files, do="use 1 or more")
+    _refuse_foreign(folder)
     packages = find_packages(max_files=max_files, seed=seed)
     fingerprint = _fingerprint(packages, seed, max_files)
-    _refuse_foreign(folder)
     if (found := _read_summary(folder)) and found.fingerprint == fingerprint:
         say(f"the demo in {folder} is up to date")
         return found
@@ -99,15 +99,15 @@ def _build(
     """Write everything into an empty folder, the summary last."""
     say(f"reading {sum(len(package.files) for package in packages):,} files of {len(packages)} packages")
     candidates = _read(packages)
-    chosen = {task.name: choose(candidates[task.name], task.most, seed=seed) for task in TRAINING}
+    chosen = {kind.name: choose(candidates[kind.name], kind.most, seed=seed) for kind in TRAINING}
     seen = SeenInTraining()
     for text in _texts(chosen):
         seen.add(text)
     say(f"writing {len(TRAINING)} training datasets and {len(EVALUATION)} evaluation sets")
     train = {name: _write_dataset(folder / "train" / f"{name}.jsonl.gz", rows) for name, rows in chosen.items()}
     evaluation = {
-        task.name: _write_evaluation(folder / "eval" / task.name, task, candidates[task.name], seen, seed)
-        for task in EVALUATION
+        kind.name: _write_evaluation(folder / "eval" / kind.name, kind, candidates[kind.name], seen, seed)
+        for kind in EVALUATION
     }
     del candidates, seen
     say("training the encoder's tokenizer")
@@ -121,14 +121,14 @@ def _build(
 
 
 def _read(packages: Iterable[Package]) -> _Candidates:
-    """Make the pairs of every task, from the packages that serve it."""
+    """Make the pairs of every kind, from the packages that serve it."""
     candidates: dict[str, list[Candidate]] = defaultdict(list)
     for package in packages:
         modules = [module for module in map(read_module, package.files) if module is not None]
-        for task in EVALUATION if package.held_out else TRAINING:
-            cleaned = (clean(pair, task) for pair in task.make(package, modules))
-            candidates[task.name] += [Candidate(package.name, pair) for pair in cleaned if pair]
-    manual = next(task for task in TRAINING if task.name == "manual_section")
+        for kind in EVALUATION if package.held_out else TRAINING:
+            cleaned = (clean(pair, kind) for pair in kind.make(package, modules))
+            candidates[kind.name] += [Candidate(package.name, pair) for pair in cleaned if pair]
+    manual = next(kind for kind in TRAINING if kind.name == "manual_section")
     for pair in topic_pairs(reference_topics()):
         if cleaned_pair := clean(pair, manual):
             candidates[manual.name].append(Candidate(f"reference/{pair.title}", cleaned_pair))
@@ -162,17 +162,17 @@ def _passage(candidate: Candidate, number: int) -> Passage:
 
 
 def _write_evaluation(
-    folder: Path, task: Task, candidates: Iterable[Candidate], seen: SeenInTraining, seed: int
+    folder: Path, kind: Kind, candidates: Iterable[Candidate], seen: SeenInTraining, seed: int
 ) -> EvaluationSize:
     """Write one evaluation set: queries, their documents, and other documents of the same kind around them."""
     unseen = [candidate for candidate in candidates if candidate.pair.text not in seen]
     asked = choose((found for found in unseen if found.pair.query not in seen), QUERIES, seed=seed)
     if len(asked) < MIN_ROWS:
-        raise _too_little(task.name, len(asked))
+        raise _too_little(kind.name, len(asked))
     (folder / "qrels").mkdir(parents=True)
     relevant = {candidate: f"q{number}" for number, candidate in enumerate(asked)}
     judged = ["query-id\tcorpus-id\tscore\n"]
-    documents = surround(asked, unseen, task.most, seed=seed)
+    documents = surround(asked, unseen, kind.most, seed=seed)
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as corpus:
         for number, candidate in enumerate(documents):
             passage = _passage(candidate, number)

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from tdro.demo.docstrings import plain
 
 _MARKDOWN_HEADING = re.compile(r"^(#{1,6})[ ]+(.+?)[ #]*$")
-_RULE = re.compile(r"^([=\-~^*\"'`#+])\1{2,}\s*$")
+_RULE = re.compile(r"^([=\-~^*\"'#+])\1{2,}\s*$")
 _DEFINITION = re.compile(r"^(?P<term>[a-z]\w*(?:\.\w+)+(?:\(.*\))?)\n\n(?P<body>(?:[ ]{3}.*\n|\n)+)", re.MULTILINE)
 _CHANGELOG = re.compile(
     r"change ?log|changes|(release )?history|release notes|what's new|.*\bv?\d+\.\d+(\.\d+|\b.*\d{4})", re.I
 )
-_HTML = re.compile(r"<!--.*?-->|</?[a-z](?!ttps?:)[^<>\n]{0,300}>", re.I | re.DOTALL)
+_TAGS = (
+    "a|b|br|center|code|details|div|em|font|h[1-6]|hr|i|img|kbd|li|ol|p|picture|pre|source|span|strong|sub|summary|sup|"
+    "table|tbody|td|th|thead|tr|ul"
+)
+_HTML = re.compile(rf"<!--.*?-->|</?({_TAGS})(\s[^<>]*)?/?>", re.IGNORECASE | re.DOTALL)
 _NOT_PROSE = re.compile(r"^\s*(\.\. |:\w+:|<|\[!\[|!\[|\[[^\]]+\]:|\|)")
 
 
@@ -65,7 +69,7 @@ def _squeeze(lines: list[str]) -> str:
     """Join the lines of every paragraph, without markup; sessions and indented code keep their lines."""
     text = _HTML.sub("", "\n".join(lines))
     blocks = []
-    for block in re.split(r"\n\s*\n", re.sub(r"^\s*(```|~~~).*$", "", text, flags=re.MULTILINE)):
+    for block in re.split(r"\n\s*\n", re.sub(r"^[ ]*(```|~~~).*$", "\n", text, flags=re.MULTILINE)):
         is_code = re.match(r"\s*>>>|[ ]{3,}|\t|(import|from|pip|\$) ", block)
         blocks.append(textwrap.dedent(block).strip() if is_code else plain(block))
     return "\n".join(block for block in blocks if block)

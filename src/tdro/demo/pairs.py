@@ -1,4 +1,4 @@
-"""The demo's tasks: from what a package says about itself to pairs of a query and the text that answers it."""
+"""The demo's kinds of pairs: from what a package says about itself to pairs of a query and the text that answers it."""
 
 import ast
 import re
@@ -132,7 +132,7 @@ def contents(package: Package, modules: Sequence[Module]) -> Iterator[Pair]:
 
 
 @dataclass(frozen=True)
-class Task:
+class Kind:
     """One kind of pair: how to make it, how many rows at most, and the fewest words of a query."""
 
     name: str
@@ -142,20 +142,20 @@ class Task:
 
 
 TRAINING = (
-    Task("comment_code", comment_code, 3000, words=4),
-    Task("function_code", function_code, 2500),
-    Task("parameter_doc", parameter_doc, 2500),
-    Task("signature_doc", signature_doc, 1600, words=1),
-    Task("error_code", error_code, 1200, words=5),
-    Task("class_doc", class_doc, 900, words=2),
-    Task("example_code", example_code, 700, words=4),
-    Task("manual_section", manual_section, 500, words=1),
-    Task("related_doc", related_doc, 300),
+    Kind("comment_code", comment_code, 3000, words=4),
+    Kind("function_code", function_code, 2500),
+    Kind("parameter_doc", parameter_doc, 2500),
+    Kind("signature_doc", signature_doc, 1600, words=1),
+    Kind("error_code", error_code, 1200, words=5),
+    Kind("class_doc", class_doc, 900, words=2),
+    Kind("example_code", example_code, 700, words=4),
+    Kind("manual_section", manual_section, 500, words=1),
+    Kind("related_doc", related_doc, 300),
 )
 EVALUATION = (
-    Task("code_search", function_code, 3000),
-    Task("example_search", example_reference, 2000, words=1),
-    Task("contents_search", contents, 1500),
+    Kind("code_search", function_code, 3000),
+    Kind("example_search", example_reference, 2000, words=1),
+    Kind("contents_search", contents, 1500),
 )
 
 

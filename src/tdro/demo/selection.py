@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
-from tdro.demo.pairs import MAX_CHARACTERS, MAX_QUERY_CHARACTERS, Pair, Task
+from tdro.demo.pairs import MAX_CHARACTERS, MAX_QUERY_CHARACTERS, Kind, Pair
 from tdro.demo.sources import stable_hash
 
 MIN_CHARACTERS = 40
@@ -22,21 +22,21 @@ class Candidate:
     pair: Pair
 
 
-def clean(pair: Pair, task: Task) -> Pair | None:
+def clean(pair: Pair, kind: Kind) -> Pair | None:
     """Squeeze and cut the texts of a pair; None where the text is no use, an empty query where only the query is not.
 
     Example:
-        >>> task = Task("t", make=lambda package, modules: iter(()), most=1)
-        >>> clean(Pair("what  it does", "", "word " * 300), task).query
+        >>> kind = Kind("t", make=lambda package, modules: iter(()), most=1)
+        >>> clean(Pair("what  it does", "", "word " * 300), kind).query
         'what it does'
-        >>> clean(Pair("what it does", "", "too short"), task) is None
+        >>> clean(Pair("what it does", "", "too short"), kind) is None
         True
     """
     text = cut(re.sub(r"[ \t]+$", "", pair.text.replace("\t", "    "), flags=re.MULTILINE).strip("\n "), MAX_CHARACTERS)
     if len(text) < MIN_CHARACTERS or _letters(text) < 0.4:
         return None
     query = " ".join(pair.query.split())
-    usable = len(query) <= MAX_QUERY_CHARACTERS and len(query.split()) >= task.words and _letters(query) >= 0.4
+    usable = len(query) <= MAX_QUERY_CHARACTERS and len(query.split()) >= kind.words and _letters(query) >= 0.4
     return replace(pair, query=query if usable and key(query) != key(text) else "", text=text)
 
 

@@ -37,7 +37,8 @@ class MiningReport:
     Args:
         rows: Rows written, which is all rows.
         corpus: Distinct passages that were ranked.
-        id_clashes: Passages left out of the corpus because their id already stood for another text.
+        shared_ids: Passages whose id also stands for another text; none of them is a negative of a query whose
+            positive has that id.
         kept: Rows that were left as they were, because they had negatives and `only_missing` was set.
         mined: Rows that got at least one negative.
         short: Those of them with fewer negatives than asked.
@@ -54,7 +55,7 @@ class MiningReport:
 
     rows: int
     corpus: int
-    id_clashes: int
+    shared_ids: int
     kept: int
     mined: int
     short: int
@@ -106,7 +107,7 @@ def mine(
         encode_corpus: Passage texts -> vectors [P, D].
         seed: Any integer.
         corpus: Passages to draw from; by default the positives and negatives of the dataset itself. Of passages
-            with the same id or the same text the first is kept.
+            with the same text the first is kept.
         ranks: First rank used and first rank not used, counted from 0 among what may be a negative.
         negatives: Negatives per row.
         only_missing: Leave rows that have negatives as they are.
@@ -164,23 +165,17 @@ class _PassageIndex:
     """The corpus in id order, found by id and by text."""
 
     def __init__(self, passages: Iterable[Passage]) -> None:
-        by_id: dict[str, Passage] = {}
-        texts: set[bytes] = set()
-        clashes: set[bytes] = set()
+        by_text: dict[bytes, Passage] = {}
         for passage in passages:
-            key = _text_key(passage.full_text)
-            if key in texts:
-                continue
-            if passage.id in by_id:
-                clashes.add(key)
-                continue
-            by_id[passage.id] = passage
-            texts.add(key)
-        self.id_clashes = len(clashes - texts)
-        self.ids = sorted(by_id)
-        self.passages = [by_id[passage_id] for passage_id in self.ids]
-        self.by_id = {passage_id: i for i, passage_id in enumerate(self.ids)}
-        self.by_text = {_text_key(passage.full_text): i for i, passage in enumerate(self.passages)}
+            by_text.setdefault(_text_key(passage.full_text), passage)
+        ordered = sorted(by_text.items(), key=lambda item: (item[1].id, item[0]))
+        self.passages = [passage for _, passage in ordered]
+        self.ids = [passage.id for passage in self.passages]
+        self.by_text = {key: i for i, (key, _) in enumerate(ordered)}
+        self.by_id: dict[str, list[int]] = {}
+        for i, passage_id in enumerate(self.ids):
+            self.by_id.setdefault(passage_id, []).append(i)
+        self.shared_ids = len(self.ids) - len(self.by_id)
 
 
 @dataclass(slots=True)
@@ -216,7 +211,7 @@ class _Tally:
         return MiningReport(
             rows=self.rows,
             corpus=len(index.ids),
-            id_clashes=index.id_clashes,
+            shared_ids=index.shared_ids,
             kept=self.kept,
             mined=mined,
             short=self.short,
@@ -312,7 +307,8 @@ def _excluded(rows: RowSource, index: _PassageIndex) -> dict[bytes, tuple[int, .
         for key in (query_key, *(_text_key(positive.full_text) for positive in row.positives)):
             if key in index.by_text:
                 found.add(index.by_text[key])
-        found.update(index.by_id[positive.id] for positive in row.positives if positive.id in index.by_id)
+        for positive in row.positives:
+            found.update(index.by_id.get(positive.id, ()))
     return {key: tuple(found) for key, found in excluded.items()}
 
 

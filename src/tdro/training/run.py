@@ -16,9 +16,9 @@ from sentence_transformers import SentenceTransformer
 from tdro.config import Study, fingerprint, save_study
 from tdro.data.reading import Rows, read_dataset
 from tdro.devices import Device, describe_machine, peak_memory_gb, pick_device
-from tdro.errors import EnvironmentProblem
+from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import cache_folder, write_json, write_text
-from tdro.models.encoder import load_encoder
+from tdro.models.encoder import find_encoder, load_encoder, longest_input
 from tdro.training.journal import Event, Journal
 
 MARKER = "done.json"
@@ -69,7 +69,7 @@ class Run:
 
     @cached_property
     def base_fingerprint(self) -> str:
-        """Identifies the base encoder: its name and, for a folder, the sizes and times of its files."""
+        """Identifies the base encoder by its files."""
         return encoder_fingerprint(self.study.fill_root(self.study.model.base))
 
     def load_base(self) -> SentenceTransformer:
@@ -77,11 +77,20 @@ class Run:
         return self.load(self.study.fill_root(self.study.model.base))
 
     def load(self, name: str) -> SentenceTransformer:
-        """Load an encoder with the study's pooling, on the run's device."""
-        model = self.study.model
-        return load_encoder(
-            name, pooling=model.pooling, normalize=model.normalize, device=self.device.name, dtype=self.device.dtype
+        """Load an encoder with the study's pooling, on the run's device.
+
+        Raises:
+            ConfigError: It is not found, is no model, or has fewer positions than the study's texts have tokens.
+        """
+        data, options = self.study.data, self.study.model
+        model = load_encoder(
+            name, pooling=options.pooling, normalize=options.normalize, device=self.device.name, dtype=self.device.dtype
         )
+        longest = max(data.query_max_length, data.passage_max_length)
+        if longest > (longest_input(model) or longest):
+            do = f"use at most {longest_input(model)} in data.query_max_length and data.passage_max_length"
+            raise ConfigError("texts may be longer than the model's positions", where=name, saw=longest, do=do)
+        return model
 
     def finished(self, stage: str, stage_fingerprint: str) -> dict[str, Any] | None:
         """Return the marker of a stage that was finished from the same inputs, else None."""
@@ -122,9 +131,10 @@ class Run:
 
 
 def encoder_fingerprint(base: str) -> str:
-    """Identify an encoder by its name and, for a folder, the sizes and times of its files."""
-    files = sorted(p for p in Path(base).rglob("*") if p.is_file()) if Path(base).is_dir() else []
-    return fingerprint(base, [[str(p.relative_to(base)), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+    """Identify an encoder by the names, sizes and times of its files."""
+    folder = find_encoder(base)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint([[str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
 
 
 def _git_state() -> dict[str, str] | None:
