@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tdro.config import Study
 from tiny_models import Family, make_tiny_model
 
-WORDS = "bee hive river sand bread yeast bird winter lens light clock tower iron rust sky sun moon tide wind seed".split()
+from tdro.config import Study
+
+WORDS = (
+    ["bee", "hive", "river", "sand", "bread", "yeast", "bird", "winter", "lens", "light", "clock", "tower", "iron", "rust", "sky", "sun", "moon", "tide", "wind", "seed"]
+)
 
 
 def sentence(*numbers: int) -> str:

@@ -111,7 +111,9 @@ def test_help_takes_less_than_600_ms_of_cpu_and_no_torch():
         "print(usage.ru_utime + usage.ru_stime)"
     )
     seconds = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
+        float(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1]
+        )
         for _ in range(3)
     ]
     assert min(seconds) < 0.6

@@ -12,23 +12,7 @@ from tdro.errors import ConfigError
 
 MINIMAL = "name: x\ndata:\n  datasets:\n    a: a.jsonl\n    b: {path: b.parquet, symmetric: true}\nmodel:\n  base: m\n"
 
-OPTIONS = """
-name output seed
-data.root data.datasets.*.path data.datasets.*.instruction data.datasets.*.symmetric data.datasets.*.size data.max_rows
-data.instruction_template data.query_max_length data.passage_max_length
-model.base model.pooling model.normalize model.precision model.micro_batch_tokens
-mining.when mining.encoder mining.ranks mining.negatives
-reference.steps reference.batch_size reference.passages_per_query reference.temperature reference.learning_rate
-reference.weight_decay reference.warmup_steps reference.schedule reference.final_learning_rate_share
-reference.max_grad_norm reference.checkpoint_every
-weights.steps weights.batch_size weights.passages_per_query weights.temperature weights.learning_rate
-weights.weight_decay weights.warmup_steps weights.schedule weights.final_learning_rate_share
-weights.max_grad_norm weights.checkpoint_every weights.measure weights.shrinkage weights.step_size weights.clip_norm
-weights.sampling weights.export
-robust.plan robust.share robust.weights
-evaluation.tasks.*.path evaluation.tasks.*.split evaluation.tasks.*.instruction
-evaluation.tasks.*.ignore_identical_ids evaluation.models
-""".split()
+OPTIONS = ["name", "output", "seed", "data.root", "data.datasets.*.path", "data.datasets.*.instruction", "data.datasets.*.symmetric", "data.datasets.*.size", "data.max_rows", "data.instruction_template", "data.query_max_length", "data.passage_max_length", "model.base", "model.pooling", "model.normalize", "model.precision", "model.micro_batch_tokens", "mining.when", "mining.encoder", "mining.ranks", "mining.negatives", "reference.steps", "reference.batch_size", "reference.passages_per_query", "reference.temperature", "reference.learning_rate", "reference.weight_decay", "reference.warmup_steps", "reference.schedule", "reference.final_learning_rate_share", "reference.max_grad_norm", "reference.checkpoint_every", "weights.steps", "weights.batch_size", "weights.passages_per_query", "weights.temperature", "weights.learning_rate", "weights.weight_decay", "weights.warmup_steps", "weights.schedule", "weights.final_learning_rate_share", "weights.max_grad_norm", "weights.checkpoint_every", "weights.measure", "weights.shrinkage", "weights.step_size", "weights.clip_norm", "weights.sampling", "weights.export", "robust.plan", "robust.share", "robust.weights", "evaluation.tasks.*.path", "evaluation.tasks.*.split", "evaluation.tasks.*.instruction", "evaluation.tasks.*.ignore_identical_ids", "evaluation.models"]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -78,7 +62,9 @@ def test_wrong_keys_and_values_are_refused_with_file_line_and_remedy(tmp_path, c
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "- a\n", "name: [\n", "name: x\n", "a: b: c\n", "\x00", "{{}}", "!!python/object:x {}"])
+@pytest.mark.parametrize(
+    "text", ["", "- a\n", "name: [\n", "name: x\n", "a: b: c\n", "\x00", "{{}}", "!!python/object:x {}"]
+)
 def test_what_is_no_study_is_refused(tmp_path, text):
     with pytest.raises(ConfigError):
         load_study(write(tmp_path, text))

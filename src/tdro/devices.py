@@ -24,6 +24,14 @@ class Device:
     dtype: torch.dtype
     autocast: bool
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens of a forward pass that suit the device.
+
+        Training all-MiniLM-L6-v2 on two CPU cores took 18 s with 1024, 19 s with 2048 and 36 s with 8192 tokens.
+        """
+        return 2048 if self.name == "cpu" else 16384
+
     def precision(self) -> contextlib.AbstractContextManager[object]:
         """Return the context in which the model's forward pass runs."""
         if self.autocast:

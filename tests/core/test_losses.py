@@ -43,9 +43,7 @@ def test_in_batch_loss_is_the_formula_with_excluded_passages_left_out(batch, tem
     excluded_BP[0, 5] = excluded_BP[2, 1] = True
     losses = in_batch_loss(query_BD, passage_PD, positive_B, temperature, excluded_BP)
     for b in range(3):
-        others = [
-            float(query_BD[b] @ passage_PD[p]) for p in range(6) if p != positive_B[b] and not excluded_BP[b, p]
-        ]
+        others = [float(query_BD[b] @ passage_PD[p]) for p in range(6) if p != positive_B[b] and not excluded_BP[b, p]]
         expected = formula(float(query_BD[b] @ passage_PD[positive_B[b]]), others, temperature)
         assert float(losses[b]) == pytest.approx(expected, abs=1e-9)
 

@@ -99,7 +99,9 @@ def test_impossible_initial_weights_are_refused(weights):
 def test_clipped_signal_keeps_its_direction_and_is_no_longer_than_asked(signal_G, limit):
     clipped = clip_l2(signal_G, limit)
     assert np.linalg.norm(clipped) <= limit * (1 + 1e-9)
-    np.testing.assert_allclose(clipped * np.linalg.norm(signal_G), signal_G * np.linalg.norm(clipped), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        clipped * np.linalg.norm(signal_G), signal_G * np.linalg.norm(clipped), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_three_point_game_converges_to_its_known_answer():

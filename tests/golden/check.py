@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
-# ruff: noqa: E402
 import numpy as np
 import torch
 from torch import Tensor

@@ -18,8 +18,9 @@ from transformers import AutoModel, AutoTokenizer, GPTNeoXConfig, GPTNeoXModel, 
 
 from tdro.data.collate import tokenize
 from tdro.errors import ConfigError, DataError
-from tdro.models import encoder as encoder_module
-from tdro.models.encoder import embed, find_encoder, load_encoder, longest_input, save_encoder, set_max_length
+from tdro.models import bases as bases_module
+from tdro.models.bases import find_encoder
+from tdro.models.encoder import embed, load_encoder, longest_input, save_encoder, set_max_length
 
 FAMILIES = ["bert", "qwen2", "llama", "mistral", "static"]
 DECODERS = ["qwen2", "llama", "mistral"]
@@ -286,7 +287,7 @@ def test_a_cached_hub_model_is_loaded_without_the_network(
         assert local_files_only, "the network was asked"
         return str(bases["bert"])
 
-    monkeypatch.setattr(encoder_module, "snapshot_download", cached_only)
+    monkeypatch.setattr(bases_module, "snapshot_download", cached_only)
     assert load_encoder("organisation/model").get_embedding_dimension() == 32
 
 
@@ -297,7 +298,7 @@ def test_an_interrupted_download_is_completed(
     shards = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
     (partial / "model.safetensors.index.json").write_text(json.dumps(shards))
     monkeypatch.setattr(
-        encoder_module,
+        bases_module,
         "snapshot_download",
         lambda name, local_files_only=False, **_: str(partial if local_files_only else bases["llama"]),
     )
@@ -308,7 +309,7 @@ def test_a_hub_model_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     def unreachable(name: str, **_: object) -> str:
         raise LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr(encoder_module, "snapshot_download", unreachable)
+    monkeypatch.setattr(bases_module, "snapshot_download", unreachable)
     with pytest.raises(ConfigError, match="organisation/model, the hub cache"):
         load_encoder("organisation/model")
 

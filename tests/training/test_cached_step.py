@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from tiny_models import make_tiny_model
 
 from tdro.core.losses import in_batch_loss
 from tdro.data.collate import tokenize
 from tdro.devices import pick_device
 from tdro.models.encoder import embed, load_encoder
 from tdro.training.cached_step import cached_backward
-from tiny_models import make_tiny_model
 
 TEXTS = [" ".join(["bee", "river", "light"][: 1 + i % 3] * (1 + i % 5)) + f" {i}" for i in range(24)]
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from studies import tiny_study
+
 from tdro.errors import CheckpointError
 from tdro.training import loop
 from tdro.training.checkpoint import load_checkpoint

@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help"):
-        verbs = {"demo": "build demo datasets from this machine's documentation and run the method on them", **STUDY_VERBS}
+        verbs = {
+            "demo": "build demo datasets from this machine's documentation and run the method on them",
+            **STUDY_VERBS,
+        }
         print(HELP.format(verbs="\n".join(f"  {verb:10} {what}" for verb, what in verbs.items())), end="")
         return 0
     if arguments[0] == "--version":

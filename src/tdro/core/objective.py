@@ -1,6 +1,5 @@
 """The weighted loss that the proxy descends on."""
 
-import torch
 from torch import Tensor
 
 

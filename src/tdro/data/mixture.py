@@ -174,9 +174,7 @@ class MixedMixture:
         before_G = self._counts_before(step)
         for dataset in np.unique(dataset_B):
             mine_B = dataset_B == dataset
-            row_B[mine_B], visit_B[mine_B] = self._streams.take(
-                int(dataset), int(before_G[dataset]), int(mine_B.sum())
-            )
+            row_B[mine_B], visit_B[mine_B] = self._streams.take(int(dataset), int(before_G[dataset]), int(mine_B.sum()))
         return Draw(dataset_B, row_B, visit_B)
 
     def examples_seen(self, steps: int) -> dict[str, int]:

@@ -95,4 +95,3 @@ def _weight(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ConfigError("weight is not a number of at least 0", where=where, saw=value, do="write a number like 0.25")
     return float(value)
-

@@ -30,9 +30,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def paired_difference(
-    differences: Mapping[str, np.ndarray], *, resamples: int = 2000, seed: int = 0
-) -> Difference:
+def paired_difference(differences: Mapping[str, np.ndarray], *, resamples: int = 2000, seed: int = 0) -> Difference:
     """Estimate the mean difference and its interval by a bootstrap within each task.
 
     Queries are drawn with replacement within their task, so every task keeps its share of the mean. The interval says

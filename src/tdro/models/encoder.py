@@ -1,35 +1,27 @@
 """Encoders are sentence-transformers models: load any base, run one forward pass, save so that plain loading works."""
 
 import copy
-import importlib.util
 import json
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.processors import PostProcessor
 from torch.nn import Embedding
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from tdro.errors import ConfigError, DataError, EnvironmentProblem
 from tdro.files import atomic_folder
+from tdro.models.bases import find_encoder
+from tdro.models.frame import append_eos, frame
+from tdro.models.quiet import quiet
 
 POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 """Our names -> those of sentence-transformers."""
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-HUB_IGNORED = ["onnx/*", "openvino/*", "original/*", "consolidated*"]
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -65,7 +57,7 @@ def load_encoder(
         raise ConfigError("unknown pooling", where="model.pooling", saw=pooling, do="use auto, mean, cls or last")
     folder = find_encoder(base)
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # an unused pooler may be initialised while loading
             model = _load_saved(folder, dtype) if (folder / "modules.json").is_file() else _load_plain(folder, dtype)
             missing = _missing_weights(model, folder)
@@ -79,27 +71,10 @@ def load_encoder(
     _set_pooling(model, pooling, base)
     _set_normalize(model, normalize)
     if isinstance(first := model[0], Transformer):
-        append_eos = pooling == "last" or not (folder / "modules.json").is_file()
-        _prepare_tokenizer(first, base, _pools_last(model), append_eos)
+        may_append = pooling == "last" or not (folder / "modules.json").is_file()
+        _prepare_tokenizer(first, base, _pools_last(model), may_append)
         _freeze_pooler(first)
     return model.eval().to(device)
-
-
-def find_encoder(base: str) -> Path:
-    """Find the folder that a base stands for, without loading anything; hub names are looked up in the cache first.
-
-    Raises:
-        ConfigError: There is no such folder or package, or the hub does not give the model.
-    """
-    if base.startswith("package:"):
-        return _package_folder(base)
-    path = Path(base).expanduser()
-    if base and path.is_dir():
-        return path
-    if not base or path.exists() or path.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
-        do = "give an existing folder, package:NAME/folder, or a hub name such as organisation/model"
-        raise ConfigError("there is no model folder of this name", where="model.base", saw=base, do=do)
-    return _hub_folder(base)
 
 
 def save_encoder(model: SentenceTransformer, folder: Path) -> None:
@@ -116,7 +91,7 @@ def save_encoder(model: SentenceTransformer, folder: Path) -> None:
         do = "choose another folder"
         raise ConfigError("the folder holds other files, which saving would delete", where=folder, do=do)
     try:
-        with _quiet(), atomic_folder(folder) as fresh:
+        with quiet(), atomic_folder(folder) as fresh:
             model.save_pretrained(str(fresh), create_model_card=False, safe_serialization=True)
     except (OSError, SafetensorError) as error:
         do = "free some disk space or choose a folder you may write to"
@@ -191,7 +166,7 @@ def _check_frame(model: SentenceTransformer, token_lists: Sequence[Sequence[int]
         raise DataError("a text has no tokens", do="remove empty texts")
     if not _pools_last(model):
         return
-    first, last = _frame(model.tokenizer)
+    first, last = frame(model.tokenizer)
     for ids in token_lists:
         if ids[-1] != last or first not in (None, ids[0]):
             what = "a text lacks the special tokens that last-token pooling relies on"
@@ -202,53 +177,6 @@ def _check_frame(model: SentenceTransformer, token_lists: Sequence[Sequence[int]
 def _pools_last(model: SentenceTransformer) -> bool:
     """Tell whether the embedding is, or contains, the last token's."""
     return any(isinstance(module, Pooling) and "lasttoken" in module.pooling_mode for module in model)
-
-
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
-    """Return the special tokens that the post-processor puts first and last; None where it puts none."""
-    code = tokenizer.backend_tokenizer.encode("a")
-    rows = zip(code.ids, code.special_tokens_mask, code.attention_mask, strict=True)
-    added = [token if special else None for token, special, used in rows if used]
-    return (added[0], added[-1]) if added else (None, None)
-
-
-def _package_folder(base: str) -> Path:
-    """Find `package:NAME/folder` without importing the package."""
-    name, _, inside = base.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    roots = (spec.submodule_search_locations if spec else None) or []
-    for root in roots:
-        if (folder := Path(root) / inside).is_dir():
-            return folder
-    what = f"package {name} has no folder {inside!r}" if roots else f"package {name} is not installed"
-    do = "install the package, or correct NAME and folder in package:NAME/folder"
-    raise ConfigError(what, where="model.base", saw=base, do=do)
-
-
-def _hub_folder(name: str) -> Path:
-    """Find a hub model in the local cache, else download it."""
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-        if _is_complete(folder):
-            return folder
-    except (OSError, ValueError):
-        pass  # not in the cache, or not a valid hub name: the next call says which
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED, etag_timeout=5))
-    except (OSError, ValueError) as error:
-        what = f"there is no folder {name}, the hub cache does not hold it, and the hub did not give it"
-        do = "give a folder, package:NAME/folder, or a hub name such as organisation/model with a network connection"
-        raise ConfigError(what, where="model.base", saw=str(error).splitlines()[0], do=do) from error
-
-
-def _is_complete(folder: Path) -> bool:
-    """Tell whether a cached model has all its weight files: an interrupted download leaves some out."""
-    shards = [
-        index.parent / shard
-        for index in folder.rglob("*.safetensors.index.json")
-        for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    ]
-    return all(shard.is_file() for shard in shards) and any(folder.rglob("*.safetensors"))
 
 
 def _load_saved(folder: Path, dtype: torch.dtype) -> SentenceTransformer:
@@ -348,7 +276,7 @@ def _set_normalize(model: SentenceTransformer, normalize: bool) -> None:
             model.pop(-1)
 
 
-def _prepare_tokenizer(transformer: Transformer, base: str, pools_last: bool, append_eos: bool) -> None:
+def _prepare_tokenizer(transformer: Transformer, base: str, pools_last: bool, may_append: bool) -> None:
     """See to the token to pad with, and to the end-of-text token of decoders and last-token models."""
     tokenizer = transformer.tokenizer
     assert tokenizer is not None
@@ -358,72 +286,20 @@ def _prepare_tokenizer(transformer: Transformer, base: str, pools_last: bool, ap
     if tokenizer.pad_token_id is None:
         do = "set pad_token in its tokenizer_config.json"
         raise ConfigError(f"the tokenizer of {base} has no token to pad with", where="model.base", do=do)
-    if not pools_last and not (append_eos and _is_decoder(transformer.config)):
+    if not pools_last and not (may_append and _is_decoder(transformer.config)):
         return
     if not tokenizer.is_fast:
         raise ConfigError(f"{base} has no fast tokenizer to append the end-of-text token", where="model.base")
-    if _frame(tokenizer)[1] is not None:
+    if frame(tokenizer)[1] is not None:
         return
-    if not append_eos:
+    if not may_append:
         what = f"{base} pools the last token, but its tokenizer appends no end-of-text token"
         do = "set model.pooling: last to append it (other vectors than now), or use a base that does"
         raise ConfigError(what, where="model.pooling", do=do)
-    _append_eos(tokenizer, base)
-
-
-def _append_eos(tokenizer: PreTrainedTokenizerBase, base: str) -> None:
-    """Let the post-processor append the end-of-text token, and make sure that saving keeps it."""
-    if tokenizer.eos_token is None:
-        do = "set eos_token in its tokenizer_config.json"
-        raise ConfigError(f"the tokenizer of {base} has no end-of-text token", where="model.base", do=do)
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    backend.post_processor = _with_end(backend.post_processor, tokenizer.eos_token, tokenizer.eos_token_id)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        tokenizer.save_pretrained(folder)
-        if _frame(type(tokenizer).from_pretrained(folder)) != _frame(tokenizer):
-            do = "set tokenizer_class to PreTrainedTokenizerFast in its tokenizer_config.json"
-            saw = type(tokenizer).__name__
-            raise ConfigError(f"the tokenizer of {base} loses the end-of-text token when saved", saw=saw, do=do)
-
-
-def _with_end(processor: PostProcessor | None, token: str, token_id: int) -> PostProcessor:
-    """Return the post-processor with a token appended to each text.
-
-    Two templates in a row would each take the other's tokens for texts (BOS EOS text EOS), so a template that is
-    there is extended; only without one is a new one put behind what is there.
-    """
-    carrier = Tokenizer(WordLevel({"a": 0}, unk_token="a"))  # the library (de)serializes processors only inside one
-    carrier.post_processor = processor
-    state: dict[str, Any] = json.loads(carrier.to_str())
-    before = state["post_processor"]
-    steps = before["processors"] if before and before["type"] == "Sequence" else [before] if before else []
-    template = next((step for step in steps if step["type"] == "TemplateProcessing"), None)
-    if template is None:
-        text, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
-        template = {"type": "TemplateProcessing", "single": [text], "pair": [text, second], "special_tokens": {}}
-        steps.append(template)
-    template["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
-    template["special_tokens"][token] = {"id": token, "ids": [token_id], "tokens": [token]}
-    state["post_processor"] = {"type": "Sequence", "processors": steps}
-    return Tokenizer.from_str(json.dumps(state)).post_processor
+    append_eos(tokenizer, base)
 
 
 def _freeze_pooler(transformer: Transformer) -> None:
     """Freeze the pooler of BERT-like models: embeddings do not use it, so it never gets a gradient."""
     if isinstance(pooler := getattr(transformer.model, "pooler", None), torch.nn.Module):
         pooler.requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and loading reports; missing weights are reported as an error instead."""
-    log = transformers.utils.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()

@@ -35,7 +35,9 @@ def save_checkpoint(
         fingerprint: Of the study, data and inputs; a checkpoint is never used for others.
     """
     with atomic_folder(folder / f"step-{step:08d}") as path:
-        save_file({name: p.detach().contiguous().cpu() for name, p in _tensors(model).items()}, path / "model.safetensors")
+        save_file(
+            {name: p.detach().contiguous().cpu() for name, p in _tensors(model).items()}, path / "model.safetensors"
+        )
         moments = {
             f"{index}.{name}": value.detach().contiguous().cpu()
             for index, values in optimizer.state_dict()["state"].items()

@@ -56,7 +56,7 @@ def encoders_for(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Callable[[Sequence[str]], np.ndarray], Callable[[Sequence[str]], np.ndarray]]:
     """Make the functions that encode queries and passages with a study's lengths and an instruction."""
-    data, max_tokens = run.study.data, run.study.model.micro_batch_tokens
+    data, max_tokens = run.study.data, run.max_tokens
 
     def encoder(instruction: str, max_length: int) -> Callable[[Sequence[str]], np.ndarray]:
         def encode_texts(texts: Sequence[str]) -> np.ndarray:
@@ -70,9 +70,7 @@ def encoders_for(
     return encoder(instruction, data.query_max_length), encoder(passage_instruction, data.passage_max_length)
 
 
-def _mine(
-    run: Run, encoder: SentenceTransformer, name: str, rows: Rows, out: Path, inputs: str, done: int
-) -> None:
+def _mine(run: Run, encoder: SentenceTransformer, name: str, rows: Rows, out: Path, inputs: str, done: int) -> None:
     """Mine one dataset and write its report."""
     config, options = run.study.mining, run.study.data.datasets[name]
     run.journal.progress(STAGE, done, len(run.source_rows), dataset=name)

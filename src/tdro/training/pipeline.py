@@ -8,7 +8,7 @@ from tdro.data.reading import read_dataset
 from tdro.errors import CheckpointError
 from tdro.evaluation.benchmarks import check_beir
 from tdro.files import cache_folder
-from tdro.models.encoder import find_encoder
+from tdro.models.bases import find_encoder
 from tdro.training import stages
 from tdro.training.negatives import negatives
 from tdro.training.outcome import Scores, evaluate_models
@@ -94,7 +94,10 @@ def planned(study: Study) -> dict[str, dict[str, float]]:
         plan = stages.plan_of(study, stages.fixed_weights(study))
         robust_epochs = plan.epochs(sizes, examples)
         for name, row in table.items():
-            row |= {"robust_probability": plan.probabilities.get(name, 0.0), "robust_epochs": robust_epochs.get(name, 0.0)}
+            row |= {
+                "robust_probability": plan.probabilities.get(name, 0.0),
+                "robust_epochs": robust_epochs.get(name, 0.0),
+            }
     return table
 
 
@@ -104,8 +107,8 @@ def _refuse_missing_inputs(run: Run, last: LastStage) -> None:
     find_encoder(study.fill_root(study.model.base))
     if study.mining.encoder and study.mining.when != "never":
         find_encoder(study.fill_root(study.mining.encoder))
-    if study.robust.weights != "learned":
-        stages.fixed_weights(study)
+    some_weights = dict.fromkeys(study.data.datasets, 1.0)
+    stages.plan_of(study, some_weights if study.robust.weights == "learned" else stages.fixed_weights(study))
     if last == "evaluate":
         for task, options in study.evaluation.tasks.items():
             check_beir(task, study.locate(options.path), options.split)

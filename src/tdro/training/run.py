@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -18,7 +17,8 @@ from tdro.data.reading import Rows, read_dataset
 from tdro.devices import Device, describe_machine, peak_memory_gb, pick_device
 from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import cache_folder, write_json, write_text
-from tdro.models.encoder import find_encoder, load_encoder, longest_input
+from tdro.models.bases import find_encoder
+from tdro.models.encoder import load_encoder, longest_input
 from tdro.training.journal import Event, Journal
 
 MARKER = "done.json"
@@ -71,6 +71,11 @@ class Run:
     def base_fingerprint(self) -> str:
         """Identifies the base encoder by its files."""
         return encoder_fingerprint(self.study.fill_root(self.study.model.base))
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of one forward pass, padding included."""
+        return self.study.model.micro_batch_tokens or self.device.micro_batch_tokens
 
     def load_base(self) -> SentenceTransformer:
         """Load a fresh copy of the base encoder."""
@@ -141,7 +146,9 @@ def _git_state() -> dict[str, str] | None:
     """Commit and cleanliness of the working directory's repository, None where there is none."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "state": "changed" if git("status", "--porcelain") else "clean"}

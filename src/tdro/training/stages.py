@@ -79,7 +79,7 @@ def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
             names,
             config,
             run.device,
-            study.model.micro_batch_tokens,
+            run.max_tokens,
         )
         train(proxy, config, step, _place(run, "weights", stage_fingerprint))
         _save(run, proxy, "proxy")
@@ -143,9 +143,7 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
             {name: len(dataset) for name, dataset in rows.items()}, plan.probabilities, config.batch_size, study.seed
         )
         source = TextSource(rows, study.data, model, study.seed)
-        step = ContrastiveStep(
-            model, source, mixture, list(rows), config, run.device, study.model.micro_batch_tokens
-        )
+        step = ContrastiveStep(model, source, mixture, list(rows), config, run.device, run.max_tokens)
         train(model, config, step, _place(run, stage, stage_fingerprint))
         _save(run, model, stage)
         seen = mixture.examples_seen(config.steps)

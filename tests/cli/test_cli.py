@@ -1,0 +1,142 @@
+"""The command line as a person meets it: output, errors, exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from studies import tiny_study
+
+from tdro.cli.display import verdict
+from tdro.cli.main import STUDY_VERBS, main
+from tdro.config import load_study, save_study
+from tdro.evaluation.significance import Difference
+
+
+@pytest.fixture
+def study_file(tmp_path) -> Path:
+    """A tiny study on disk."""
+    path = tmp_path / "study.yaml"
+    path.write_text(save_study(tiny_study(tmp_path, "static")), encoding="utf-8")
+    return path
+
+
+def test_help_names_every_verb_and_each_verb_explains_itself(capsys):
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for verb in ("demo", *STUDY_VERBS):
+        assert f"\n  {verb} " in overview
+        assert main([verb, "--help"]) == 0
+        assert f"usage: tdro {verb}" in capsys.readouterr().out
+
+
+def test_run_trains_evaluates_and_ends_with_a_verdict(study_file, tmp_path, capsys):
+    assert main(["run", str(study_file)]) == 0
+    output = capsys.readouterr().out
+    for part in ("reference", "weights", "robust", "nDCG@10", "Verdict:", "left out", str(tmp_path / "run")):
+        assert part in output
+    assert load_study(tmp_path / "run" / "resolved.yaml") == load_study(study_file)
+    assert (tmp_path / "run" / "study.yaml").read_text() == study_file.read_text()
+    assert main(["run", str(study_file)]) == 0
+    assert capsys.readouterr().out.count("finished before, skipped") == 3
+
+
+def test_override_changes_one_option_and_is_recorded(study_file, tmp_path):
+    assert main(["weights", str(study_file), "--weights.step-size", "0.5", "--reference.steps", "2"]) == 0
+    resolved = load_study(tmp_path / "run" / "resolved.yaml")
+    assert (resolved.weights.step_size, resolved.reference.steps) == (0.5, 2)
+    assert not (tmp_path / "run" / "robust").exists()
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(study_file, tmp_path, capsys):
+    assert main(["run", str(study_file), "--dry-run", "--robust.weights", "uniform"]) == 0
+    output = capsys.readouterr().out
+    assert "6 steps of 8 queries" in output and "epochs reference" in output and "0.5000" in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["rnu"], "did you mean 'run'"),
+        (["run", "nothing.yaml"], "nothing.yaml"),
+        (["run", "--seed", "3"], "study file comes first"),
+        (["run", "{study}", "--data.root", "nowhere"], "nowhere"),
+        (["run", "{study}", "--model.base", "no/such/model"], "no/such/model"),
+        (["evaluate", "{study}"], "not there yet"),
+    ],
+)
+def test_user_errors_are_one_block_on_stderr_with_exit_code_2(study_file, capsys, arguments, expected):
+    assert main([argument.replace("{study}", str(study_file)) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and expected in captured.err and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [("--weights.step-siz", "1", "--weights.step-size"), ("--weights.step-size", "-1", "0")],
+)
+def test_wrong_overrides_end_with_exit_code_2_and_a_hint(study_file, capsys, option, value, expected):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study_file), option, value])
+    assert stop.value.code == 2 and expected in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(study_file):
+    with pytest.raises(Exception, match="no/such/model"):
+        main(["run", str(study_file), "--model.base", "no/such/model", "--debug"])
+
+
+def test_unwritable_run_folder_is_an_environment_problem(study_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["run", str(study_file), "--output", str(tmp_path / "file" / "run")]) == 3
+    assert "run folder cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_interrupted_run_says_how_to_go_on_exits_130_and_goes_on(study_file, tmp_path):
+    command = [sys.executable, "-m", "tdro", "run", str(study_file), "--reference.steps", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    events = tmp_path / "run" / "events.jsonl"
+    deadline = time.monotonic() + 60
+    while not (events.exists() and events.read_text().count('"step"') > 20):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on from here" in output
+    (checkpoint,) = (tmp_path / "run" / "reference" / "checkpoints").iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) > 20
+
+
+def test_verdict_is_honest():
+    assert "no clear difference" in verdict(Difference(0.01, -0.01, 0.03, 100, 2))
+    assert "is better" in verdict(Difference(0.02, 0.01, 0.03, 100, 2))
+    assert "is worse" in verdict(Difference(-0.02, -0.03, -0.01, 100, 2))
+    assert "+2.00 nDCG@10" in verdict(Difference(0.02, 0.01, 0.03, 100, 2))
+
+
+def test_recipes_are_valid_and_their_first_line_names_hardware_and_time():
+    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    assert {"demo.yaml", "multidomain-minilm.yaml", "paper-qwen1.5-0.5b.yaml"} <= {path.name for path in recipes}
+    for path in recipes:
+        assert load_study(path).name == path.stem
+        first = path.read_text().splitlines()[0]
+        assert (
+            first.startswith("#")
+            and any(word in first for word in ("cores", "GPU"))
+            and any(word in first for word in ("minutes", "hours"))
+        )
+
+
+def test_papers_recipe_is_planned_without_model_or_data(capsys):
+    recipe = Path(__file__).parents[2] / "recipes" / "paper-qwen1.5-0.5b.yaml"
+    assert main(["run", str(recipe), "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert "1000 steps of 2048 queries x 2 passages, temperature 0.002" in output
+    assert "1000 steps of 2048 queries x 8 passages" in output
+    assert "32,405" in output  # rows of MIRACL; its epochs under uniform sampling: 2,048,000 / 25 / 32,405 = 2.53
+    assert "2.53" in output

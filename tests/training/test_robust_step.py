@@ -1,0 +1,117 @@
+"""Stage 1 against an exact slow version of itself: one query at a time, formulas written out."""
+
+import numpy as np
+import pytest
+import torch
+from studies import tiny_study
+
+from tdro.core.groups import group_statistics
+from tdro.core.measures import relative
+from tdro.core.updates import clip_l2, eg, initial_state
+from tdro.data.mixture import MixedMixture
+from tdro.errors import TdroError
+from tdro.models.encoder import embed
+from tdro.training.negatives import negatives
+from tdro.training.robust_step import RobustStep
+from tdro.training.run import Run
+from tdro.training.texts import TextSource
+
+
+def make_step(folder, max_tokens: int = 120, family: str = "bert", **weights):
+    """A robust step in float64 without dropout, and what it was made of."""
+    study = tiny_study(folder, family, weights=weights, model={"precision": "float64"})
+    run = Run(study)
+    rows = negatives(run)
+    proxy, reference = run.load_base(), run.load_base()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.mul_(1.05)
+    mixture = MixedMixture({name: len(r) for name, r in rows.items()}, 8, study.seed)
+    source = TextSource(rows, study.data, proxy, study.seed)
+    step = RobustStep(proxy, reference, source, mixture, list(rows), study.weights, run.device, max_tokens)
+    return step, proxy, reference, source, mixture, study.weights
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen2", "static"])
+def test_gradient_and_weights_equal_the_slow_version(tmp_path, family):
+    step, proxy, reference, source, mixture, config = make_step(tmp_path, family=family)
+    step.backward(0, 0)
+    fast = {name: p.grad.clone() for name, p in proxy.named_parameters() if p.grad is not None}
+    proxy.zero_grad(set_to_none=True)
+
+    draw = mixture.draw(0)
+    texts = source.texts(draw, config.passages_per_query)
+    losses: dict[str, list[torch.Tensor]] = {"proxy": [], "reference": []}
+    start = 0
+    for query, count in zip(texts.queries_B, texts.count_B.tolist(), strict=True):
+        for name, model in (("proxy", proxy), ("reference", reference)):
+            q = embed(model, [query])[0]
+            logits = (
+                torch.stack([q @ embed(model, [p])[0] for p in texts.passages_P[start : start + count]])
+                / config.temperature
+            )
+            losses[name].append(-torch.log_softmax(logits, 0)[0])
+        start += count
+    group_B = torch.from_numpy(draw.dataset_B)
+    means = [
+        torch.stack([l for l, g in zip(losses["proxy"], group_B, strict=True) if g == k]).mean()
+        for k in group_B.unique()
+    ]
+    (sum(means) / 3).backward()  # the weights are uniform in the first step
+    assert fast.keys() == {name for name, p in proxy.named_parameters() if p.grad is not None}
+    for name, parameter in proxy.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(fast[name], parameter.grad, rtol=1e-8, atol=1e-10)
+
+    statistics = group_statistics(torch.stack(losses["proxy"]), torch.stack(losses["reference"]), group_B, 3)
+    expected = eg(
+        initial_state(np.ones(3)), clip_l2(relative(statistics, 0.01), 1.0), config.step_size, statistics.present_G
+    )
+    np.testing.assert_allclose(step.weights.weights_G, expected.weights_G, rtol=1e-9)
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path):
+    found = []
+    for max_tokens in (1, 100, 100_000):
+        step, proxy, *_ = make_step(tmp_path, max_tokens)
+        step.backward(0, 0)
+        gradient = torch.cat([p.grad.flatten() for p in proxy.parameters() if p.grad is not None])
+        found.append((gradient, step.weights.weights_G))
+    for gradient, weights_G in found[1:]:
+        torch.testing.assert_close(gradient, found[0][0], rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(weights_G, found[0][1], rtol=1e-9)
+
+
+def test_reference_is_frozen_and_without_dropout(tmp_path):
+    step, _, reference, *_ = make_step(tmp_path)
+    step.backward(0, 0)
+    assert not reference.training and all(p.grad is None and not p.requires_grad for p in reference.parameters())
+
+
+def test_weights_hold_no_graph_and_state_survives_json_exactly(tmp_path):
+    import json
+
+    step, *_ = make_step(tmp_path)
+    step.backward(0, 0)
+    state = json.loads(json.dumps(step.state()))
+    before = step.weights
+    step.restore(state)
+    for a, b in zip(before[:3], step.weights[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert step.weights.updates == 1
+
+
+def test_relative_sample_measure_is_used_when_asked_for(tmp_path):
+    relative_step, *_ = make_step(tmp_path)
+    sample_step, *_ = make_step(tmp_path, measure="relative-sample")
+    first, second = relative_step.backward(0, 0), sample_step.backward(0, 0)
+    assert first["statistics"] == second["statistics"] and first["signal"] != second["signal"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_step_with_dataset_and_step_named(tmp_path):
+    step, proxy, *_ = make_step(tmp_path)
+    with torch.no_grad():
+        next(p for p in proxy.parameters() if p.ndim > 1).fill_(float("nan"))
+    with pytest.raises(TdroError, match=r"step 4") as error:
+        step.backward(4, 0)
+    assert any(name in str(error.value) for name in ("one", "two", "three"))

@@ -1,0 +1,233 @@
+"""What the stages leave behind, and that every option is read."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sentence_transformers import SentenceTransformer
+from studies import tiny_study, write_study_data
+
+from tdro.config import Section, Study, options
+from tdro.data.reading import read_dataset
+from tdro.data.weights_file import read_weights
+from tdro.errors import ConfigError, DataError, TdroError
+from tdro.training.outcome import robust_gain
+from tdro.training.pipeline import evaluate_only, planned, run_study
+from tdro.training.run import Run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study that ran to its end."""
+    run = Run(tiny_study(tmp_path_factory.mktemp("study"), "static"))
+    return run, run_study(run)
+
+
+def test_run_folder_holds_what_the_design_says(finished):
+    run, _ = finished
+    for path in (
+        "resolved.yaml", "status.json", "events.jsonl", "data/plan.csv", "reference/model/modules.json",
+        "proxy/model/modules.json", "robust/model/modules.json", "weights/weights.json", "weights/trajectory.parquet",
+        "weights/statistics.parquet", "evaluation/summary.json", "evaluation/robust/words/scores.parquet",
+        "evaluation/robust/words/run.trec.gz",
+    ):  # fmt: skip
+        assert (run.folder / path).is_file(), path
+
+
+def test_saved_models_load_with_plain_sentence_transformers(finished):
+    run, _ = finished
+    vectors = SentenceTransformer(str(run.folder / "robust" / "model")).encode(["bee hive", "river sand"])
+    assert vectors.shape[0] == 2 and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_trajectory_ends_at_the_weights_and_statistics_count_every_query(finished):
+    run, _ = finished
+    trajectory = pq.read_table(run.folder / "weights" / "trajectory.parquet").to_pylist()
+    last = {row["dataset"]: row["weight"] for row in trajectory if row["step"] == 5}
+    assert last == pytest.approx(read_weights(run.folder / "weights" / "weights.json"), abs=1e-15)
+    counts = pq.read_table(run.folder / "weights" / "statistics.parquet")["n"].to_numpy()
+    assert counts.sum() == 6 * 8
+
+
+def test_plan_keeps_the_heaviest_datasets(finished):
+    run, _ = finished
+    with (run.folder / "data" / "plan.csv").open() as file:
+        table = list(csv.DictReader(file))
+    weights = [float(row["weight"]) for row in table]
+    assert weights == sorted(weights, reverse=True)
+    assert [float(row["probability"]) for row in table] == [0.5, 0.5, 0.0]  # floor(0.7 * 3) = 2
+    assert float(table[0]["expected_epochs"]) == pytest.approx(0.5 * 6 * 8 / int(table[0]["size"]))
+
+
+def test_scores_are_those_of_the_summary_and_the_gain_is_their_difference(finished):
+    run, scores = finished
+    assert scores == json.loads((run.folder / "evaluation" / "summary.json").read_text())
+    assert set(scores["words"]) == {"base", "reference", "proxy", "robust"}
+    gain = robust_gain(run)
+    difference = scores["words"]["robust"]["ndcg@10"] - scores["words"]["reference"]["ndcg@10"]
+    assert gain.mean == pytest.approx(difference, abs=1e-12) and gain.low <= gain.mean <= gain.high
+
+
+def test_training_changed_the_models_and_mixtures_made_them_differ(finished):
+    run, _ = finished
+    texts = ["bee hive river", "sun moon tide"]
+    vectors = {
+        n: SentenceTransformer(str(run.folder / n / "model")).encode(texts) for n in ("reference", "proxy", "robust")
+    }
+    assert not np.allclose(vectors["reference"], vectors["robust"]) and not np.allclose(
+        vectors["reference"], vectors["proxy"]
+    )
+
+
+def test_every_option_is_read(tmp_path, monkeypatch):
+    read: set[tuple[type, str]] = set()
+    real = Section.__getattribute__
+
+    def remember(self, name):
+        read.add((type(self), name))
+        return real(self, name)
+
+    study = tiny_study(
+        tmp_path, "static", mining={"when": "always", "ranks": [0, 9], "negatives": 4},
+        data={"datasets": {n: {"path": f"train/{n}.jsonl", "size": s} for n, s in (("one", 24), ("two", 40), ("three", 60))}},
+    )  # fmt: skip
+    monkeypatch.setattr(Section, "__getattribute__", remember)
+    run_study(Run(study))
+    run_study(Run(study.model_copy(update={"output": str(tmp_path / "fixed"), "robust": study.robust.model_copy(update={"plan": "reweight", "weights": "uniform"})})))  # fmt: skip
+    planned(study)
+    assert study.model_copy(update={"output": ""}).run_folder.name == "tiny"
+    seen = {(owner.__name__, name) for kind, name in read for owner in kind.__mro__}
+    unread = []
+    for option in options():
+        parts = option.split(".")
+        section = Study
+        for part in parts[:-1]:
+            if part != "*":
+                section = _section(section, part)
+        if (section.__name__, parts[-1]) not in seen:
+            unread.append(option)
+    assert unread == []
+
+
+def _section(owner: type[Section], field: str) -> type[Section]:
+    """The section behind a field, also behind a mapping of names."""
+    from tdro.config import _section_of
+
+    inner, _ = _section_of(owner.model_fields[field].annotation)
+    assert inner is not None
+    return inner
+
+
+def test_options_that_shape_training_change_the_result(tmp_path):
+    # One changed option each; the loss of the last step must move.
+    def last_loss(name: str, stage: str, **changes) -> float:
+        study = tiny_study(tmp_path, "static", evaluation={"tasks": {}}, **changes)
+        run = Run(study.model_copy(update={"output": str(tmp_path / name)}))
+        run_study(run, "reference" if stage == "reference" else "weights")
+        return list(run.journal.read("step", stage))[-1]["loss"]
+
+    base = last_loss("base", "reference")
+    for number, change in enumerate(
+        (
+            {"batch_size": 9}, {"passages_per_query": 3}, {"temperature": 0.1}, {"learning_rate": 0.03}, {"warmup_steps": 4},
+            {"schedule": "linear"}, {"final_learning_rate_share": 0.9}, {"max_grad_norm": 1e-3}, {"weight_decay": 50.0},
+        )
+    ):  # fmt: skip
+        assert last_loss(f"reference-{number}", "reference", reference=change) != base, change
+    base = last_loss("base-weights", "weights")
+    for number, change in enumerate(
+        (
+            {"passages_per_query": 3},
+            {"step_size": 2.0},
+            {"clip_norm": 0.01},
+            {"shrinkage": 5.0},
+            {"sampling": "stratified"},
+        )
+    ):
+        assert last_loss(f"weights-{number}", "weights", weights=change) != base, change
+
+
+def test_mining_fills_datasets_that_lack_negatives_and_leaves_the_others(tmp_path):
+    study = tiny_study(tmp_path, "static", mining={"ranks": [0, 9], "negatives": 4})
+    write_study_data(tmp_path / "root", negatives=0, rows=(24, 40, 60))
+    three = tmp_path / "root" / "train" / "three.jsonl"
+    rows = [json.loads(line) for line in three.read_text().splitlines()]
+    rows[5]["negative_passages"] = [{"docid": "own", "text": "its own negative"}]
+    three.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = Run(study)
+    run_study(run, "mine")
+    mined = read_dataset("three", run.folder / "data" / "negatives" / "three.jsonl", cache=tmp_path / "cache")
+    assert [p.text for p in mined[5].negatives] == ["its own negative"]
+    assert all(len(row.negatives) == 4 for i, row in enumerate(mined) if i != 5)
+    report = json.loads((run.folder / "data" / "negatives" / "three.json").read_text())
+    assert (report["rows"], report["kept"], report["mined"]) == (60, 1, 59)
+    before = (run.folder / "data" / "negatives" / "three.jsonl").stat().st_mtime_ns
+    run_study(Run(study), "mine")
+    assert (run.folder / "data" / "negatives" / "three.jsonl").stat().st_mtime_ns == before
+
+
+def test_weights_stage_refuses_rows_without_negatives(tmp_path):
+    study = tiny_study(tmp_path, "static", mining={"when": "never"})
+    write_study_data(tmp_path / "root", negatives=0)
+    with pytest.raises(DataError, match="rows without negatives"):
+        run_study(Run(study), "weights")
+
+
+def test_fixed_weights_need_no_weights_stage(tmp_path):
+    (tmp_path / "w.json").write_text('{"one": 3, "two": 1}')
+    study = tiny_study(
+        tmp_path, "static", robust={"plan": "reweight", "weights": str(tmp_path / "w.json")},
+        evaluation={"tasks": {"words": "eval/words"}, "models": ["robust"]},
+    )  # fmt: skip
+    run = Run(study)
+    scores = run_study(run)
+    assert set(scores["words"]) == {"robust"}
+    assert not (run.folder / "reference").exists() and not (run.folder / "weights").exists()
+    drawn = {event_name for event in run.journal.read("step", "robust") for event_name in event["losses"]}
+    assert drawn == {"one", "two"}
+
+
+def test_study_is_planned_without_model_and_data_when_sizes_are_named(tmp_path):
+    study = Study.model_validate({
+        "name": "paper", "data": {"root": str(tmp_path / "nowhere"), "datasets": {"miracl": {"path": "m", "size": 100}, "nq": {"path": "n", "size": 50}}},
+        "model": {"base": "no/model"}, "reference": {"steps": 10, "batch_size": 20}, "robust": {"weights": "uniform", "share": 0.5},
+    })  # fmt: skip
+    table = planned(study)
+    assert table["miracl"]["reference_epochs"] == 10 * 20 / 2 / 100
+    assert table["miracl"]["robust_epochs"] == 10 * 20 / 100 and table["nq"]["robust_probability"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "what"),
+    [
+        ({"data": {"datasets": {"one": "train/none.jsonl", "two": "train/two.jsonl"}}}, DataError, "none.jsonl"),
+        ({"model": {"base": "{root}/nothing/here"}}, ConfigError, "model"),
+        ({"robust": {"weights": "unknown-preset"}}, ConfigError, "weights cannot be read"),
+        ({"robust": {"weights": "paper-2408.10613"}}, ConfigError, "unknown dataset"),
+        ({"robust": {"share": 0.1}}, ConfigError, "keeps 0 of 3"),
+        ({"evaluation": {"tasks": {"words": "eval/none"}}}, DataError, "evaluation set"),
+        ({"evaluation": {"tasks": {"words": {"path": "eval/words", "split": "dev"}}}}, DataError, "qrels"),
+        ({"data": {"passage_max_length": 4096}}, ConfigError, "positions"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained(tmp_path, change, error, what):
+    with pytest.raises(error, match=what):
+        run_study(Run(tiny_study(tmp_path, **change)))
+    assert not list((tmp_path / "run").rglob("*.safetensors")) and not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_nan_loss_stops_the_stage_and_leaves_the_checkpoint(tmp_path):
+    study = tiny_study(
+        tmp_path, "static", reference={"learning_rate": 1e30, "steps": 12, "checkpoint_every": 1, "warmup_steps": 0}
+    )
+    with pytest.raises(TdroError, match="not finite") as error:
+        run_study(Run(study))
+    assert "reference, step" in str(error.value)
+    assert not (study.run_folder / "reference" / "done.json").exists()
+
+
+def test_evaluating_models_that_are_not_there_is_refused(tmp_path):
+    with pytest.raises(TdroError, match="not there yet"):
+        evaluate_only(Run(tiny_study(tmp_path, "static")))
