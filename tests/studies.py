@@ -8,9 +8,28 @@ from tiny_models import Family, make_tiny_model
 
 from tdro.config import Study
 
-WORDS = (
-    ["bee", "hive", "river", "sand", "bread", "yeast", "bird", "winter", "lens", "light", "clock", "tower", "iron", "rust", "sky", "sun", "moon", "tide", "wind", "seed"]
-)
+WORDS = [
+    "bee",
+    "hive",
+    "river",
+    "sand",
+    "bread",
+    "yeast",
+    "bird",
+    "winter",
+    "lens",
+    "light",
+    "clock",
+    "tower",
+    "iron",
+    "rust",
+    "sky",
+    "sun",
+    "moon",
+    "tide",
+    "wind",
+    "seed",
+]
 
 
 def sentence(*numbers: int) -> str:
@@ -54,7 +73,8 @@ def tiny_study(folder: Path, family: Family = "bert", **changes: dict[str, Any])
         write_study_data(root)
         make_tiny_model(family, root / "model")
     training = {
-        "steps": 6, "batch_size": 8, "temperature": 0.05, "learning_rate": 0.01, "warmup_steps": 2, "checkpoint_every": 4,
+        "steps": 6, "batch_size": 8, "temperature": 0.05, "learning_rate": 0.01, "warmup_steps": 2,
+        "checkpoint_every": 4,
     }  # fmt: skip
     sections: dict[str, dict[str, Any]] = {
         "data": {

@@ -163,7 +163,7 @@ class WeightsConfig(TrainingConfig):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """L2 norm to which the measures are clipped before the update."""
     sampling: Literal["uniform", "stratified"] = "uniform"
-    """uniform: every query draws its dataset. stratified: every batch has the same number per dataset, give or take one."""
+    """uniform: every query draws its dataset. stratified: a batch has as many of each dataset, give or take one."""
     export: Literal["last", "mean", "ema"] = "last"
     """Which weights are handed on: after the last step, their mean, or their moving average."""
 

@@ -34,7 +34,7 @@ def test_top_70_percent_of_25_keeps_the_17_largest_uniformly():
     plan = top_share(weights, 0.7).probabilities
     assert set(plan) == {f"d{i:02}" for i in range(8, 25)}
     assert set(plan.values()) == {1 / 17}
-    assert list(plan)[0] == "d24"
+    assert next(iter(plan)) == "d24"
 
 
 @pytest.mark.parametrize(("count", "percent"), [(50, 58), (20, 55), (25, 60), (10, 70), (3, 100)])

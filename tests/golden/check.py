@@ -2,11 +2,11 @@
 
     python tests/golden/check.py FILE [FILE ...]
 
-Each file is `algo_*.json[.gz]`; files of another kind are named and left out. Prints the largest error of each file by the
-rule |difference| <= 1e-5 * max(1, |x|); exits 1 when one is above it. Options that tdro does not have yet: `skipped`.
+Each file is `algo_*.json[.gz]`; files of another kind are named and left out. Prints the largest error of each file by
+the rule |difference| <= 1e-5 * max(1, |x|); exits 1 when one is above it. Options that tdro does not have: `skipped`.
 
-The measure divides by reference losses down to 1e-4 of the batch, so the last bit of a float32 loss of 0.001 nats moves a
-group loss by 1e-4 of itself. The vectors were written with AVX2 kernels; AVX-512 ones add in another order. Hence the
+The measure divides by reference losses down to 1e-4 of the batch, so the last bit of a float32 loss of 0.001 nats moves
+a group loss by 1e-4 of itself. The vectors were written with AVX2 kernels; AVX-512 ones add in another order. Hence the
 setting below, which must come before torch.
 """
 

@@ -54,7 +54,7 @@ def test_gradient_and_weights_equal_the_slow_version(tmp_path, family):
         start += count
     group_B = torch.from_numpy(draw.dataset_B)
     means = [
-        torch.stack([l for l, g in zip(losses["proxy"], group_B, strict=True) if g == k]).mean()
+        torch.stack([x for x, g in zip(losses["proxy"], group_B, strict=True) if g == k]).mean()
         for k in group_B.unique()
     ]
     (sum(means) / 3).backward()  # the weights are uniform in the first step

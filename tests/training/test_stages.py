@@ -89,13 +89,14 @@ def test_every_option_is_read(tmp_path, monkeypatch):
         read.add((type(self), name))
         return real(self, name)
 
-    study = tiny_study(
-        tmp_path, "static", mining={"when": "always", "ranks": [0, 9], "negatives": 4},
-        data={"datasets": {n: {"path": f"train/{n}.jsonl", "size": s} for n, s in (("one", 24), ("two", 40), ("three", 60))}},
-    )  # fmt: skip
+    sizes = {"one": 24, "two": 40, "three": 60}
+    datasets = {name: {"path": f"train/{name}.jsonl", "size": size} for name, size in sizes.items()}
+    mining = {"when": "always", "ranks": [0, 9], "negatives": 4}
+    study = tiny_study(tmp_path, "static", mining=mining, data={"datasets": datasets})
+    fixed = study.robust.model_copy(update={"plan": "reweight", "weights": "uniform"})
     monkeypatch.setattr(Section, "__getattribute__", remember)
     run_study(Run(study))
-    run_study(Run(study.model_copy(update={"output": str(tmp_path / "fixed"), "robust": study.robust.model_copy(update={"plan": "reweight", "weights": "uniform"})})))  # fmt: skip
+    run_study(Run(study.model_copy(update={"output": str(tmp_path / "fixed"), "robust": fixed})))
     planned(study)
     assert study.model_copy(update={"output": ""}).run_folder.name == "tiny"
     seen = {(owner.__name__, name) for kind, name in read for owner in kind.__mro__}
@@ -129,12 +130,11 @@ def test_options_that_shape_training_change_the_result(tmp_path):
         return list(run.journal.read("step", stage))[-1]["loss"]
 
     base = last_loss("base", "reference")
-    for number, change in enumerate(
-        (
-            {"batch_size": 9}, {"passages_per_query": 3}, {"temperature": 0.1}, {"learning_rate": 0.03}, {"warmup_steps": 4},
-            {"schedule": "linear"}, {"final_learning_rate_share": 0.9}, {"max_grad_norm": 1e-3}, {"weight_decay": 50.0},
-        )
-    ):  # fmt: skip
+    changes = {
+        "batch_size": 9, "passages_per_query": 3, "temperature": 0.1, "learning_rate": 0.03, "warmup_steps": 4,
+        "schedule": "linear", "final_learning_rate_share": 0.9, "max_grad_norm": 1e-3, "weight_decay": 50.0,
+    }  # fmt: skip
+    for number, change in enumerate({option: value} for option, value in changes.items()):
         assert last_loss(f"reference-{number}", "reference", reference=change) != base, change
     base = last_loss("base-weights", "weights")
     for number, change in enumerate(
@@ -190,9 +190,10 @@ def test_fixed_weights_need_no_weights_stage(tmp_path):
 
 
 def test_study_is_planned_without_model_and_data_when_sizes_are_named(tmp_path):
+    datasets = {"miracl": {"path": "m", "size": 100}, "nq": {"path": "n", "size": 50}}
     study = Study.model_validate({
-        "name": "paper", "data": {"root": str(tmp_path / "nowhere"), "datasets": {"miracl": {"path": "m", "size": 100}, "nq": {"path": "n", "size": 50}}},
-        "model": {"base": "no/model"}, "reference": {"steps": 10, "batch_size": 20}, "robust": {"weights": "uniform", "share": 0.5},
+        "name": "paper", "model": {"base": "no/model"}, "data": {"root": str(tmp_path / "no"), "datasets": datasets},
+        "reference": {"steps": 10, "batch_size": 20}, "robust": {"weights": "uniform", "share": 0.5},
     })  # fmt: skip
     table = planned(study)
     assert table["miracl"]["reference_epochs"] == 10 * 20 / 2 / 100

@@ -74,7 +74,7 @@ class Display:
         elif kind == "mined":
             self.note(
                 f"{stage:10} {event['dataset']}: {event['negatives']} for {event['mined']} of {event['rows']} rows"
-                f" in {_clock(event['seconds'])}; {event['short']} rows with fewer than asked, {event['none']} with none"
+                f" in {_clock(event['seconds'])}; {event['short']} rows got fewer than asked, {event['none']} none"
             )
 
     def _step(self, event: dict[str, Any]) -> None:
@@ -176,7 +176,8 @@ def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | N
 def verdict(gain: "Difference") -> str:
     """Say in plain words what robust against reference amounts to; honest when nothing was gained."""
     points = f"{100 * gain.mean:+.2f} nDCG@10"
-    basis = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f} over {gain.queries} queries of {gain.tasks} tasks"
+    tasks = "1 task" if gain.tasks == 1 else f"{gain.tasks} tasks"
+    basis = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f} over {gain.queries} queries of {tasks}"
     if not gain.is_clear:
         return f"Verdict: no clear difference. Robust against reference: {points} ({basis}, one seed)."
     said = "the learned mixture is better" if gain.mean > 0 else "the learned mixture is worse"

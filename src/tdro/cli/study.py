@@ -3,12 +3,15 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import tyro
 
 from tdro.config import Study, load_study
 from tdro.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tdro.training.pipeline import LastStage
 
 HELP = """\
 usage: tdro {verb} STUDY.yaml [--section.option VALUE ...] [--dry-run] [--debug]
@@ -56,6 +59,7 @@ def command(verb: str, what: str, arguments: list[str]) -> int:
 
 def execute(verb: str, study: Study, text: str) -> int:
     """Run a study up to a verb and print what came out."""
+    last = cast("LastStage", "evaluate" if verb == "run" else verb)
     from tdro.cli.display import Display, print_outcome
 
     with Display(sys.stdout) as display:
@@ -67,11 +71,11 @@ def execute(verb: str, study: Study, text: str) -> int:
         run = Run(study, display.show, text)
         display.note(f"study {study.name} -> {run.folder} (seed {study.seed}, {run.device.name})")
         try:
-            scores = evaluate_only(run) if verb == "evaluate" else run_study(run, "evaluate" if verb == "run" else verb)
+            scores = evaluate_only(run) if verb == "evaluate" else run_study(run, last)
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on from here")
             return 130
-    print_outcome(run, scores, last="evaluate" if verb == "run" else verb)
+    print_outcome(run, scores, last)
     return 0
 
 

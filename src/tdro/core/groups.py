@@ -13,9 +13,9 @@ COLUMNS = ("n", "sum_l", "sum_r", "sum_ll", "sum_rr", "sum_lr", "n_bad")
 class GroupStatistics:
     """Sums over the examples of each group, float64.
 
-    `sums_GC` has one row per group and the columns n, sum(l), sum(r), sum(l^2), sum(r^2), sum(l*r), n_bad, where l and r
-    are proxy and reference losses in nats. Examples with a non-finite loss count in `n_bad` only. Statistics of a union
-    of examples are the sum of the statistics.
+    `sums_GC` has one row per group and the columns n, sum(l), sum(r), sum(l^2), sum(r^2), sum(l*r), n_bad, where l and
+    r are proxy and reference losses in nats. Examples with a non-finite loss count in `n_bad` only. Statistics of a
+    union of examples are the sum of the statistics.
     """
 
     sums_GC: np.ndarray
@@ -46,12 +46,14 @@ class GroupStatistics:
     @property
     def proxy_mean_G(self) -> np.ndarray:
         """Mean proxy loss in nats, 0 for an absent group."""
-        return self.sums_GC[:, 1] / np.maximum(self.count_G, 1)
+        mean_G: np.ndarray = self.sums_GC[:, 1] / np.maximum(self.count_G, 1)
+        return mean_G
 
     @property
     def reference_mean_G(self) -> np.ndarray:
         """Mean reference loss in nats, 0 for an absent group."""
-        return self.sums_GC[:, 2] / np.maximum(self.count_G, 1)
+        mean_G: np.ndarray = self.sums_GC[:, 2] / np.maximum(self.count_G, 1)
+        return mean_G
 
 
 def group_statistics(proxy_B: Tensor, reference_B: Tensor, group_B: Tensor, n_groups: int) -> GroupStatistics:

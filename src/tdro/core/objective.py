@@ -6,8 +6,8 @@ from torch import Tensor
 def pooled_example_weights(weights_G: Tensor, count_G: Tensor, group_B: Tensor) -> Tensor:
     """Give each example its factor in sum_g alpha_g * mean loss of group g, equation (5).
 
-    w_i = alpha_g / n_g with n_g counted over the whole step, so the weighted loss does not depend on how the step is cut
-    into micro-batches or ranks, nor on how often the sampler drew a group.
+    w_i = alpha_g / n_g with n_g counted over the whole step, so the weighted loss does not depend on how the step is
+    cut into micro-batches or ranks, nor on how often the sampler drew a group.
 
     Args:
         weights_G: alpha.

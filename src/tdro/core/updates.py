@@ -23,7 +23,8 @@ class WeightState(NamedTuple):
     @property
     def weights_G(self) -> np.ndarray:
         """alpha, sums to 1."""
-        return np.exp(self.log_weights_G)
+        weights_G: np.ndarray = np.exp(self.log_weights_G)
+        return weights_G
 
 
 def initial_state(weights_G: np.ndarray) -> WeightState:

@@ -1,7 +1,8 @@
 """Which dataset and which rows a step sees: pure functions of (seed, step), no state that a checkpoint must carry.
 
-A dataset is read as an endless stream of passes, each in a new seeded order. A step takes the next rows of the stream of
-the dataset(s) that it is given; how many rows were taken before follows from the steps before, so any step can be asked for.
+A dataset is read as an endless stream of passes, each in a new seeded order. A step takes the next rows of the stream
+of the dataset(s) that it is given; how many rows were taken before follows from the steps before, so any step can be
+asked for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,15 +45,15 @@ class Apportionment:
 
     After t turns, |count_g - t * weight_g| < 1 for every dataset g and every t. The j-th turn of a dataset may not come
     before it would put the dataset ahead of its due by more than c = 1 - 1/(2G-2), nor after the dataset would be more
-    than c behind; the earliest deadline goes first, which meets all of them. Turns with the same deadline are ordered by
-    the seed, so uniform weights give a new permutation of the datasets in each round.
+    than c behind; the earliest deadline goes first, which meets all of them. Turns with the same deadline are
+    ordered by the seed, so uniform weights give a new permutation of the datasets in each round.
 
     Args:
         weights_G: Not negative, not all 0; normalised here. A dataset of weight 0 never gets a turn.
         seed: Decides the order among equals.
 
-    Source: bound and window from Tijdeman, The chairman assignment problem (1980); earliest deadline first is optimal for
-    unit jobs with release times.
+    Source: bound and window from Tijdeman, The chairman assignment problem (1980); earliest deadline first is optimal
+    for unit jobs with release times.
     """
 
     def __init__(self, weights_G: Sequence[float] | np.ndarray, seed: int) -> None:
@@ -121,8 +122,8 @@ class HomogeneousMixture:
         batch_size: Queries per step; more than a dataset has is fine, its rows then repeat within a step.
         seed: Decides everything.
 
-    Source: paper, stages 0 and 2. Departure: the released code draws the dataset of each step independently, so a dataset
-    of weight .0005 is never seen in 1000 steps with probability .61.
+    Source: paper, stages 0 and 2. Departure: the released code draws the dataset of each step independently, so a
+    dataset of weight .0005 is never seen in 1000 steps with probability .61.
     """
 
     def __init__(

@@ -23,8 +23,8 @@ def cached_backward(
     """Accumulate the gradient of a loss over all embeddings, one micro-batch in memory at a time.
 
     All texts are embedded without a graph, the loss gives the gradient of each embedding, and the micro-batches are
-    embedded once more to carry it on to the parameters. Each micro-batch is seeded, so dropout repeats itself. The last one
-    keeps its graph from the first time; when everything fits into one, nothing is done twice.
+    embedded once more to carry it on to the parameters. Each micro-batch is seeded, so dropout repeats itself. The last
+    one keeps its graph from the first time; when everything fits into one, nothing is done twice.
 
     Args:
         model: In training mode.

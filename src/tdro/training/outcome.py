@@ -21,8 +21,8 @@ Scores = dict[str, dict[str, dict[str, float]]]
 def evaluate_models(run: Run) -> Scores:
     """Evaluate the study's models on the study's tasks.
 
-    Writes evaluation/MODEL/TASK/ (per-query scores, run file, summary) and evaluation/summary.json. A model is evaluated
-    again on a task only when the model, the task or the settings changed.
+    Writes evaluation/MODEL/TASK/ (per-query scores, run file, summary) and evaluation/summary.json. A model is
+    evaluated again on a task only when the model, the task or the settings changed.
     """
     study = run.study
     scores: Scores = {task: {} for task in study.evaluation.tasks}

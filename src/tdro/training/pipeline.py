@@ -20,8 +20,8 @@ LastStage = Literal["mine", "reference", "weights", "robust", "evaluate"]
 def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
     """Run the stages of a study up to the last one asked for; finished ones are skipped.
 
-    The reference and the weights are left out when nothing needs them: robust.weights names fixed weights and the models
-    are not evaluated.
+    The reference and the weights are left out when nothing needs them: robust.weights names fixed weights and the
+    models are not evaluated.
 
     Args:
         run: The run.

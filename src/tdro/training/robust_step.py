@@ -24,8 +24,8 @@ from tdro.training.texts import StepTexts, TextSource
 class RobustStep:
     """One step of stage 1, and the weights as its state.
 
-    The loss of a query needs only its own passages, so micro-batches are accumulated plainly. The weights are fixed within
-    a step: the proxy descends on sum_g alpha_g * mean loss of g with the weights of the step before, then they are updated.
+    The loss of a query needs only its own passages, so micro-batches are accumulated plainly. The weights are fixed
+    within a step: the proxy descends on sum_g alpha_g * mean loss of g, then the weights are updated.
 
     Args:
         proxy: The model in training.
@@ -92,8 +92,8 @@ class RobustStep:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up weights and averages."""
-        arrays = (np.array(state[key]) for key in ("log_weights", "mean", "ema"))
-        self.weights = WeightState(*arrays, state["updates"])
+        log_G, mean_G, ema_G = (np.array(state[key]) for key in ("log_weights", "mean", "ema"))
+        self.weights = WeightState(log_G, mean_G, ema_G, state["updates"])
 
     def _losses(self, model: SentenceTransformer, texts: StepTexts, query_m: Tensor) -> Tensor:
         """Losses of some queries of the step under a model."""
@@ -123,7 +123,7 @@ class RobustStep:
 
 
 def _micro_batches(texts: StepTexts, max_tokens: int) -> list[Tensor]:
-    """Cut the queries of a step into groups whose own texts hold at most `max_tokens` tokens, similar lengths together."""
+    """Cut the queries of a step into groups of similar length whose texts hold at most `max_tokens` tokens."""
     passage_tokens = np.array([len(tokens) for tokens in texts.passages_P])
     ends = texts.count_B.cumsum(0).numpy()
     per_query = np.add.reduceat(passage_tokens, ends - texts.count_B.numpy())
