@@ -13,14 +13,11 @@ def test_events_come_back_in_order_and_progress_is_not_kept(tmp_path):
     assert [(e["step"], e["loss"]) for e in journal.read("step", "weights")] == [(0, 0.0), (1, 1 / 3), (2, 2 / 3)]
 
 
-def test_half_a_line_is_passed_over_and_gone_after_a_rewind(tmp_path):
-    journal = Journal(tmp_path)
-    journal.write("step", "weights", step=0)
+def test_half_a_line_that_a_kill_left_is_gone_when_the_journal_is_opened_again(tmp_path):
+    Journal(tmp_path).write("step", "weights", step=0)
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"event": "step", "stage": "wei')
-    assert len(list(journal.read("step", "weights"))) == 1
-    journal.rewind("weights", 1)
-    journal.write("step", "weights", step=1)
+    Journal(tmp_path).write("step", "weights", step=1)
     assert [json.loads(line)["step"] for line in (tmp_path / "events.jsonl").read_text().splitlines()] == [0, 1]
 
 

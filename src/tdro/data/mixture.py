@@ -110,7 +110,9 @@ class Streams:
 
     def _shuffle(self, dataset: int, visit: int) -> np.ndarray:
         """Order of the rows in one pass; keyed by the dataset's name, so other datasets do not matter."""
-        return seeded(self._seed, self.names[dataset], visit).permutation(self._sizes[dataset])
+        return seeded(self._seed, self.names[dataset], visit).permutation(
+            np.arange(self._sizes[dataset], dtype=np.int32)
+        )
 
 
 class HomogeneousMixture:

@@ -25,6 +25,7 @@ class Journal:
         self._status = folder / "status.json"
         self._status_written = 0.0
         self._listener = listener or (lambda event: None)
+        self._drop_half_line()
 
     def write(self, event: str, stage: str, **numbers: Any) -> None:
         """Append one event."""
@@ -38,7 +39,7 @@ class Journal:
         self._tell({"event": "progress", "stage": stage, "done": done, "total": total, **numbers}, urgent=False)
 
     def read(self, event: str, stage: str) -> Iterator[Event]:
-        """Yield the events of a kind and stage, oldest first; a half-written last line is passed over."""
+        """Yield the events of a kind and stage, oldest first."""
         for record in self._records():
             if record["event"] == event and record["stage"] == stage:
                 yield record
@@ -49,14 +50,17 @@ class Journal:
         with atomic_path(self._path) as path:
             path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8")
 
+    def _drop_half_line(self) -> None:
+        """Cut off a last line that a kill left unfinished, before anything is written behind it."""
+        if self._path.exists():
+            with self._path.open("rb+") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
+
     def _records(self) -> Iterator[Event]:
-        """Yield all whole events."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield json.loads(line)
+        """Yield all events."""
+        if self._path.exists():
+            with self._path.open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
 
     def _tell(self, record: Event, urgent: bool) -> None:
         """Pass an event on, and keep status.json at most two seconds behind."""

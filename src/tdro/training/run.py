@@ -22,7 +22,7 @@ from tdro.models.encoder import load_encoder, longest_input
 from tdro.training.journal import Event, Journal
 
 MARKER = "done.json"
-PACKAGES = ("tdro", "torch", "transformers", "sentence-transformers", "datasets", "numpy", "ir-measures")
+PACKAGES = ("tdro", "torch", "transformers", "sentence-transformers", "pyarrow", "numpy", "ir-measures")
 
 
 class Run:

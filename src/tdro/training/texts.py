@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
@@ -77,4 +76,5 @@ class TextSource:
 
 def _keys(texts: list[str]) -> torch.Tensor:
     """Number the distinct texts; equal texts get equal numbers."""
-    return torch.from_numpy(np.unique(texts, return_inverse=True)[1].astype(np.int64))
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
