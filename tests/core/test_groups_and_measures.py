@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tdro.core.groups import GroupStatistics, group_statistics
-from tdro.core.measures import relative, relative_sample
+from tdro.core.measures import relative, sample_measure
 
 
 def random_losses(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -73,7 +73,7 @@ def test_relative_refuses_a_reference_without_any_loss():
 
 
 @pytest.mark.parametrize("p_norm", [0, 1, 2])
-def test_relative_sample_is_the_released_loop(p_norm):
+def test_sample_measure_is_the_released_loop(p_norm):
     proxy_B, reference_B, group_B = (x.numpy() for x in random_losses(64))
     reference_B = reference_B.astype(np.float64)
     reference_B[:8] = 1e-9  # under the threshold: the divisor becomes 1
@@ -83,10 +83,10 @@ def test_relative_sample_is_the_released_loop(p_norm):
         share = reference / norm
         ratios.setdefault(int(group), []).append(max(0.0, proxy / (1.0 if share < 1e-4 else share)))
     expected = [np.mean(ratios[g]) if g in ratios else 0.0 for g in range(5)]
-    measured = relative_sample(proxy_B, reference_B, group_B, 5, p_norm=p_norm)
+    measured = sample_measure(proxy_B, reference_B, group_B, 5, p_norm=p_norm)
     np.testing.assert_allclose(measured, expected, rtol=1e-12)
 
 
-def test_relative_sample_survives_a_nan():
+def test_sample_measure_survives_a_nan():
     proxy_B, reference_B, group_B = np.array([np.nan, 1.0]), np.ones(2), np.array([0, 1])
-    assert relative_sample(proxy_B, reference_B, group_B, 2).tolist() == [0.0, 1.0]
+    assert sample_measure(proxy_B, reference_B, group_B, 2).tolist() == [0.0, 1.0]

@@ -12,6 +12,7 @@ setting below, which must come before torch.
 
 import gzip
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -24,11 +25,28 @@ import torch
 from torch import Tensor
 
 from tdro.core.losses import hard_negative_loss, in_batch_loss, own_similarities
-from tdro.core.measures import relative_sample
+from tdro.core.measures import sample_measure
 from tdro.core.objective import released_example_weights
-from tdro.core.updates import WeightState, clip_l2, eg, initial_state
+from tdro.core.updates import (
+    WeightState,
+    clip_elements,
+    clip_l2,
+    initial_state,
+    optimizer_step,
+    raise_log_weights,
+)
 
 TOLERANCE = 1e-5
+OPTIMIZERS = {
+    "sgd": "sgd",
+    "adamw": "adamw",
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "rmsprop": "rmsprop",
+    "adagrad": "adagrad",
+    "adafactor": "adafactor",
+}
+"""The released code's names -> ours."""
 Json = dict[str, Any]
 
 
@@ -36,17 +54,59 @@ def unsupported(case: Json) -> str | None:
     """Name the first option of a case that tdro does not have, None when it has all."""
     options = case["options"]
     needed = {
-        "measure relative-sample": case["use_ref_model"]
-        and options["normalize_group_loss_scale_with_ref_loss"]
-        and not options["group_loss_minus_ref_loss"],
-        "optimizer sgd": options["dro_optimizer"] == "sgd" and not options["weight_ema"],
-        "no weight decay": options["dro_weight_decay"] == 0,
-        "constant step size": options["dro_lr_scheduler_type"] == "constant",
-        "L2 clip": options["dro_apply_grad_norm"] and not options["dro_apply_grad_clip"],
-        "normalised log-weights": options["normalize_weights_on_every_update"],
+        "a known optimizer": options["dro_optimizer"] in OPTIMIZERS,
+        "a known schedule": options["dro_lr_scheduler_type"] in ("constant", "linear", "cosine"),
         "loss per example": options["loss_reduction"] == "none",
     }
     return next((name for name, there in needed.items() if not there), None)
+
+
+def step_size(case: Json, step: int) -> float:
+    """Step size of the released schedule: warm-up from 0, then down to `min_lr_ratio`; constant has neither."""
+    options, total = case["options"], case["total_steps"]
+    warmup = options["dro_warmup_steps"] or math.ceil(total * options["dro_warmup_ratio"])
+    if options["dro_lr_scheduler_type"] == "constant":
+        share = 1.0
+    elif step < warmup:
+        share = step / warmup
+    else:
+        progress = (step - warmup) / max(1, total - warmup)
+        decay = 1 - progress if options["dro_lr_scheduler_type"] == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        share = options["min_lr_ratio"] + (1 - options["min_lr_ratio"]) * decay
+    return float(options["reweight_eta"] * share)
+
+
+def clip(signal_G: np.ndarray, options: Json) -> np.ndarray:
+    """Clip as the options say: by L2 norm, by element, or not at all."""
+    if options["dro_apply_grad_norm"]:
+        signal_G = clip_l2(signal_G, options["dro_max_grad_norm"])
+    if options["dro_apply_grad_clip"]:
+        signal_G = clip_elements(signal_G, options["dro_max_grad_norm"])
+    return signal_G
+
+
+def update(state: WeightState, signal_G: np.ndarray, rate: float, options: Json) -> WeightState:
+    """Move the weights as the options say."""
+    rule = OPTIMIZERS[options["dro_optimizer"]]
+    settings: Json = {"weight_decay": options["dro_weight_decay"]} if rule != "adafactor" else {}
+    if rule == "sgd" and options["weight_ema"]:
+        settings |= {"momentum": options["ema"], "dampening": 1 - options["ema"]}
+    if rule in ("adamw", "rmsprop"):
+        settings["eps"] = options["dro_epsilon"]
+    if rule == "adamw":
+        settings["betas"] = (options["dro_adam_beta1"], options["dro_adam_beta2"])
+    if rule == "rmsprop":
+        settings["alpha"] = options["dro_rmsprop_alpha"]
+    after = optimizer_step(state, signal_G, rate, optimizer=rule, ema_decay=options["ema"], **settings)
+    if options["normalize_weights_on_every_update"]:
+        return after
+    raised_G, _ = raise_log_weights(state, signal_G, rate, rule, **settings)
+    return after._replace(log_weights_G=raised_G)
+
+
+def softmax(log_G: np.ndarray) -> np.ndarray:
+    """Weights of log-weights that may not be normalised."""
+    return np.exp(log_G - np.logaddexp.reduce(log_G))
 
 
 def rank_losses(case: Json, ranks: list[Json], rank: int, side: str) -> tuple[Tensor, list[Tensor]]:
@@ -73,30 +133,38 @@ def replay(case: Json) -> Iterator[tuple[str, Any, Any]]:
     options, n_groups = case["options"], case["n_groups"]
     accumulate, gathered = case["gradient_accumulation_steps"], options["negatives_x_device"]
     state: WeightState = initial_state(np.array(case["initial_weights"]))
-    state = state._replace(ema_G=np.array(case["initial_weights"]))  # the released code starts from the raw weights
-    for step in case["steps"]:
+    # The released code starts from the raw weights, which need not sum to 1.
+    state = state._replace(log_weights_G=np.array(case["initial_log_weights"]), ema_G=np.array(case["initial_weights"]))
+    for number, step in enumerate(case["steps"]):
         signal_G = np.zeros(n_groups)
         for m, micro in enumerate(step["micro"]):
             ranks = micro["ranks"]
             losses, leaves = zip(*(rank_losses(case, ranks, r, "") for r in range(len(ranks))), strict=True)
-            references = [rank_losses(case, ranks, r, "_ref")[0] for r in range(len(ranks))]
+            references = [rank_losses(case, ranks, r, "_ref")[0] for r in range(len(ranks)) if case["use_ref_model"]]
             groups = [torch.tensor(rank["domain_ids"]) for rank in ranks]
             everyone = torch.cat(groups)
-            pooled = [x[0] / len(ranks) if gathered else torch.cat(x) for x in (losses, references)]
-            loss_B, reference_B = (x.detach().numpy() for x in pooled)
-            group_G = relative_sample(
-                loss_B, reference_B, everyone.numpy(), n_groups, p_norm=options["p_norm_of_ref_loss"]
+            pooled = [x[0] / len(ranks) if gathered else torch.cat(x) for x in (losses, references) if x]
+            loss_B, *reference = (x.detach().numpy() for x in pooled)
+            group_G = sample_measure(
+                loss_B,
+                reference[0] if reference else None,
+                everyone.numpy(),
+                n_groups,
+                subtract=options["group_loss_minus_ref_loss"],
+                divide=options["normalize_group_loss_scale_with_ref_loss"],
+                p_norm=options["p_norm_of_ref_loss"],
             )
             yield "group_loss", group_G, micro["group_loss"]
             signal_G = signal_G + group_G
             if m == accumulate - 1:  # the released code updates before the robust loss of the last micro-batch
                 signal_G = signal_G / accumulate
-                clipped_G = clip_l2(signal_G, options["dro_max_grad_norm"])
-                state = eg(state, clipped_G, options["reweight_eta"], ema_decay=options["ema"])
+                clipped_G, rate = clip(signal_G, options), step_size(case, number)
+                state = update(state, clipped_G, rate, options)
             for r, rank in enumerate(ranks):
                 yield "per_sample_loss", losses[r].detach(), rank["per_sample_loss"]
-                yield "per_sample_ref_loss", references[r], rank["per_sample_ref_loss"]
-                weights_G = torch.from_numpy(state.weights_G).float()
+                if references:
+                    yield "per_sample_ref_loss", references[r], rank["per_sample_ref_loss"]
+                weights_G = torch.from_numpy(softmax(state.log_weights_G)).float()
                 factor_B = released_example_weights(weights_G, everyone if gathered else groups[r])
                 robust = (losses[r] * factor_B).sum()
                 robust.backward()
@@ -105,9 +173,9 @@ def replay(case: Json) -> Iterator[tuple[str, Any, Any]]:
                 yield "grad_p", leaves[r][1].grad, rank["grad_p"]
         yield "grad_before_clip", signal_G, step["grad_before_clip"]
         yield "grad_after_clip", clipped_G, step["grad_after_clip"]
-        yield "lr", options["reweight_eta"], step["lr"]
+        yield "lr", rate, step["lr"]
         yield "log_weights", state.log_weights_G, step["log_weights"]
-        yield "weights", state.weights_G, step["weights"]
+        yield "weights", softmax(state.log_weights_G), step["weights"]
         yield "mean", state.mean_G, step["mean"]
         yield "ema", state.ema_G, step["ema"]
 

@@ -18,6 +18,7 @@ def pooled_example_weights(weights_G: Tensor, count_G: Tensor, group_B: Tensor) 
         [B] factors, in the type of `weights_G`.
 
     Example: three of four examples are of group 0.
+        >>> import torch
         >>> pooled_example_weights(torch.tensor([0.5, 0.5]), torch.tensor([3, 1]), torch.tensor([0, 0, 0, 1]))
         tensor([0.1667, 0.1667, 0.1667, 0.5000])
 
@@ -33,6 +34,7 @@ def released_example_weights(weights_G: Tensor, group_B: Tensor) -> Tensor:
     counts as much as any other.
 
     Example:
+        >>> import torch
         >>> released_example_weights(torch.tensor([0.75, 0.25]), torch.tensor([0, 1, 1, 1]))
         tensor([0.5000, 0.1667, 0.1667, 0.1667])
 

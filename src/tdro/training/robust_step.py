@@ -10,7 +10,7 @@ from torch import Tensor
 from tdro.config import WeightsConfig
 from tdro.core.groups import GroupStatistics, group_statistics
 from tdro.core.losses import hard_negative_loss, own_similarities
-from tdro.core.measures import relative, relative_sample
+from tdro.core.measures import relative, sample_measure
 from tdro.core.objective import pooled_example_weights
 from tdro.core.updates import WeightState, clip_l2, eg, initial_state
 from tdro.data.mixture import MixedMixture
@@ -87,13 +87,20 @@ class RobustStep:
 
     def state(self) -> dict[str, Any]:
         """Return the weights and their averages."""
-        log_G, mean_G, ema_G, updates = self.weights
-        return {"log_weights": log_G.tolist(), "mean": mean_G.tolist(), "ema": ema_G.tolist(), "updates": updates}
+        weights = self.weights
+        return {
+            "log_weights": weights.log_weights_G.tolist(),
+            "mean": weights.mean_G.tolist(),
+            "ema": weights.ema_G.tolist(),
+            "updates": weights.updates,
+            "memory": {name: values.tolist() for name, values in weights.memory.items()},
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up weights and averages."""
         log_G, mean_G, ema_G = (np.array(state[key]) for key in ("log_weights", "mean", "ema"))
-        self.weights = WeightState(log_G, mean_G, ema_G, state["updates"])
+        memory = {name: np.array(values) for name, values in state["memory"].items()}
+        self.weights = WeightState(log_G, mean_G, ema_G, state["updates"], memory)
 
     def _losses(self, model: SentenceTransformer, texts: StepTexts, query_m: Tensor) -> Tensor:
         """Losses of some queries of the step under a model."""
@@ -112,7 +119,7 @@ class RobustStep:
         """The signal of this step, before clipping."""
         if self._config.measure == "relative":
             return relative(statistics, self._config.shrinkage)
-        return relative_sample(proxy_B.numpy(), reference_B.numpy(), group_B.numpy(), len(self._names))
+        return sample_measure(proxy_B.numpy(), reference_B.numpy(), group_B.numpy(), len(self._names))
 
     def _refuse_bad(self, statistics: GroupStatistics, step: int) -> None:
         """Stop on losses that are not finite, naming their datasets."""
