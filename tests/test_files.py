@@ -1,5 +1,9 @@
 """Files and folders appear whole or not at all."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tdro.files import atomic_folder, atomic_path, cache_folder, write_json
@@ -25,6 +29,33 @@ def test_a_failed_folder_leaves_the_old_one_and_a_good_one_replaces_it(tmp_path)
             assert (tmp_path / "model" / "w").read_text() == "old"
     assert (tmp_path / "model" / "w").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def dead_process() -> int:
+    """Number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_killed_processes_left_is_cleared_away_and_what_live_ones_write_is_not(tmp_path):
+    for owner in (dead_process(), os.getppid()):
+        (tmp_path / f".model.{owner}.tmp").mkdir()
+        (tmp_path / f".a.json.{owner}.tmp").write_text("half")
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "w").write_text("new")
+    write_json(tmp_path / "a.json", {})
+    alive = {f".model.{os.getppid()}.tmp", f".a.json.{os.getppid()}.tmp"}
+    assert {p.name for p in tmp_path.iterdir()} == {"model", "a.json"} | alive
+
+
+def test_a_folder_that_was_moved_aside_by_a_killed_process_comes_back(tmp_path):
+    aside = tmp_path / f".model.{dead_process()}.old"
+    aside.mkdir()
+    (aside / "w").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model"):
+        raise RuntimeError
+    assert (tmp_path / "model" / "w").read_text() == "old"
 
 
 def test_cache_folder_is_what_the_environment_says(monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,6 +55,15 @@ class TaskConfig(Section):
     """Drop a result whose id is the query's id (BEIR: ArguAna, Quora)."""
 
 
+def _refuse_twins(names: Iterable[str]) -> None:
+    """Refuse names that an option on the command line could not tell apart."""
+    seen: dict[str, str] = {}
+    for name in names:
+        twin = seen.setdefault(name.replace("_", "-"), name)
+        if twin != name:
+            raise ValueError(f"the names {twin} and {name} differ in - and _ only")
+
+
 def _path_alone(value: object) -> object:
     """Read a bare string as `{path: string}`."""
     return {"path": value} if isinstance(value, str) else value
@@ -75,6 +84,11 @@ class DataConfig(Section):
     """Tokens of a query; the rest is cut."""
     passage_max_length: Annotated[int, Field(ge=4)] = 512
     """Tokens of a passage; the rest is cut."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "DataConfig":
+        _refuse_twins(self.datasets)
+        return self
 
     @model_validator(mode="after")
     def _template_has_both(self) -> "DataConfig":
@@ -154,14 +168,38 @@ class WeightsConfig(TrainingConfig):
 
     passages_per_query: Annotated[int, Field(ge=2)] = 8
     """Positive included: 8 means seven hard negatives."""
-    measure: Literal["relative", "relative-sample"] = "relative"
-    """relative: ratio of mean losses, the paper's equation (3). relative-sample: what the released code computes."""
+    measure: Literal[
+        "relative", "relative-sample", "excess", "excess-sample", "excess-relative", "raw", "initial", "target"
+    ] = "relative"
+    """relative: the paper's ratio of mean losses; relative-sample: the released code's; others: docs/weights.md."""
+    targets: dict[Name, float] = {}
+    """Dataset -> loss in nats that measure `target` subtracts; 0 where none is given."""
     shrinkage: Annotated[float, Field(ge=0)] = 0.01
-    """Nats added to both means of `relative`; keeps the ratio bounded where the reference has no loss left."""
+    """Nats added to both means of a ratio; keeps it bounded where the reference has no loss left."""
+    update: Literal["eg", "eg-mix", "anchored", "sgd", "adamw", "rmsprop", "adagrad", "adafactor"] = "eg"
+    """eg: exponentiated gradient; eg-mix and anchored keep to a prior; the others are optimizers on log-weights."""
     step_size: Annotated[float, Field(ge=0)] = 0.02
-    """eta of the exponentiated gradient."""
+    """eta."""
+    step_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Step size after its warm-up."""
+    step_warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the step size rises."""
+    final_step_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the step size that is left at the last step, unless constant."""
+    clip: Literal["l2", "element", "none"] = "l2"
+    """How the measures are clipped before the update."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    """L2 norm to which the measures are clipped before the update."""
+    """Limit of the clip."""
+    mix: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the uniform prior in every step of eg-mix."""
+    pull: Annotated[float, Field(gt=0)] = 1.0
+    """lambda of anchored: temperature of the weights it ends at."""
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Smallest weight."""
+    cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Largest weight."""
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """Cap each weight so that the robust run sees no row more often."""
     sampling: Literal["uniform", "stratified"] = "uniform"
     """uniform: every query draws its dataset. stratified: a batch has as many of each dataset, give or take one."""
     export: Literal["last", "mean", "ema"] = "last"
@@ -176,7 +214,7 @@ class RobustConfig(Section):
     share: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Share of the datasets that top-share keeps."""
     weights: str = "learned"
-    """learned, uniform, a preset (paper-2408.10613) or a weights file."""
+    """learned, uniform (every dataset, whatever the plan), a preset (paper-2408.10613) or a weights file."""
 
 
 class EvaluationConfig(Section):
@@ -186,6 +224,11 @@ class EvaluationConfig(Section):
     """Name -> BEIR folder, or name -> {path, split, instruction, ignore_identical_ids}."""
     models: tuple[ModelName, ...] = ("base", "reference", "proxy", "robust")
     """Which models are evaluated."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "EvaluationConfig":
+        _refuse_twins(self.tasks)
+        return self
 
 
 class Study(Section):
@@ -240,6 +283,7 @@ def load_study(path: Path) -> Study:
         raise ConfigError(
             "not YAML", where=where, saw=getattr(error, "problem", str(error)), do="mend the line"
         ) from None
+    _refuse_repeated_keys(node, path)
     if not isinstance(raw, dict):
         raise ConfigError("a study is a mapping of keys to values", where=path, saw=raw, do="see recipes/demo.yaml")
     raw.pop(RAN_KEY, None)
@@ -314,6 +358,24 @@ def _explain(error: ValidationError, path: Path, node: yaml.Node | None) -> Conf
     return ConfigError(
         first["msg"].removeprefix("Value error, "), where=where, saw=first["input"], do="change the value"
     )
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
+    """Refuse a mapping that names a key twice: YAML would silently keep the last."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(item, path)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if lines.setdefault(str(key.value), line) != line:
+            do = "keep one of them"
+            raise ConfigError(
+                f"key occurs twice, also in line {lines[key.value]}", where=f"{path}:{line}", saw=key.value, do=do
+            )
+        _refuse_repeated_keys(value, path)
 
 
 def _keys_at(location: list[str]) -> list[str]:

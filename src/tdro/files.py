@@ -1,5 +1,9 @@
-"""Writing files so that a crash at any moment leaves the old content or the new, never a mixture."""
+"""Writing files so that a crash at any moment leaves the old content or the new, never a mixture.
 
+What a killed process left behind is cleared away when the same name is written again.
+"""
+
+import glob
 import json
 import os
 import shutil
@@ -11,9 +15,7 @@ from pathlib import Path
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Fill a temporary sibling folder that takes the place of `target` when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(target)
     temporary.mkdir()
     try:
         yield temporary
@@ -35,8 +37,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Write to a temporary sibling file that takes the place of `target` when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = _temporary(target)
     try:
         yield temporary
         _sync(temporary)
@@ -55,6 +56,33 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, content: object) -> None:
     """Write a JSON file atomically."""
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _temporary(target: Path) -> Path:
+    """Choose the temporary name of this process beside a target, and clear away what killed processes left there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        owner, kind = left.name.removeprefix(f".{target.name}.").partition(".")[::2]
+        if kind not in ("tmp", "old") or not owner.isdigit() or (int(owner) != os.getpid() and _is_alive(int(owner))):
+            continue
+        if kind == "old" and not target.exists():
+            os.replace(left, target)  # killed between the two renames
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,7 @@ from studies import tiny_study
 from tdro.cli.display import verdict
 from tdro.cli.main import STUDY_VERBS, main
 from tdro.config import load_study, save_study
+from tdro.data.weights_file import read_weights
 from tdro.evaluation.significance import Difference
 
 
@@ -54,7 +55,7 @@ def test_override_changes_one_option_and_is_recorded(study_file, tmp_path):
 def test_dry_run_prints_the_plan_and_writes_nothing(study_file, tmp_path, capsys):
     assert main(["run", str(study_file), "--dry-run", "--robust.weights", "uniform"]) == 0
     output = capsys.readouterr().out
-    assert "6 steps of 8 queries" in output and "epochs reference" in output and "0.5000" in output
+    assert "6 steps of 8 queries" in output and "epochs reference" in output and "0.3333" in output
     assert not (tmp_path / "run").exists()
 
 
@@ -94,6 +95,17 @@ def test_unwritable_run_folder_is_an_environment_problem(study_file, tmp_path, c
     (tmp_path / "file").write_text("in the way")
     assert main(["run", str(study_file), "--output", str(tmp_path / "file" / "run")]) == 3
     assert "run folder cannot be written" in capsys.readouterr().err
+
+
+def test_weights_verb_shows_what_was_learned_even_where_the_plan_is_fixed(study_file, tmp_path, capsys):
+    assert main(["weights", str(study_file), "--robust.weights", "uniform"]) == 0
+    learned = read_weights(tmp_path / "run" / "weights" / "weights.json")
+    assert f"{max(learned.values()):.4f}" in capsys.readouterr().out
+
+
+def test_refused_input_leaves_no_study_behind(study_file, tmp_path):
+    assert main(["run", str(study_file), "--model.base", "no/such/model"]) == 2
+    assert not (tmp_path / "run" / "study.yaml").exists()
 
 
 @pytest.mark.slow

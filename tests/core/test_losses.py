@@ -67,8 +67,10 @@ def test_false_negatives_equal_a_double_loop():
     query_key_B = torch.randint(0, 6, (12,), generator=generator)
     passage_key_P = torch.randint(0, 15, (36,), generator=generator)
     positive_B = torch.arange(12) * 3
-    excluded_BP = false_negatives(query_key_B, passage_key_P, positive_B)
+    known_K2 = torch.tensor([[3, 4], [3, 9], [7, 2]])
+    excluded_BP = false_negatives(query_key_B, passage_key_P, positive_B, known_K2)
     for b in range(12):
-        known = {int(passage_key_P[positive_B[o]]) for o in range(12) if query_key_B[o] == query_key_B[b]}
+        same = [o for o in range(12) if query_key_B[o] == query_key_B[b]]
+        known = {int(passage_key_P[positive_B[o]]) for o in same} | {int(k) for o, k in known_K2 if o in same}
         for p in range(36):
             assert bool(excluded_BP[b, p]) == (int(passage_key_P[p]) in known and p != positive_B[b])

@@ -48,6 +48,10 @@ def test_a_share_that_keeps_nothing_is_refused():
         top_share({str(i): 1.0 for i in range(4)}, 0.2)
 
 
+def test_a_dataset_of_weight_zero_is_never_kept():
+    assert top_share({"a": 0.0, "b": 1.0, "c": 0.0}, 0.7).probabilities == {"b": 1.0}
+
+
 def test_equal_weights_are_cut_by_name():
     assert list(top_share({"b": 1.0, "a": 1.0, "c": 1.0}, 0.67).probabilities) == ["a", "b"]
 

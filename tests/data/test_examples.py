@@ -21,6 +21,11 @@ def test_first_passage_is_a_positive_and_the_others_are_different_negatives():
         assert all(text.startswith("negative") for text in example.passages[1:])
 
 
+def test_positives_that_were_not_chosen_are_named():
+    example = choose(row(3, 2), 2, 42, "nq", 0, 0)
+    assert {example.passages[0], *example.other_positives} == {"positive 0", "positive 1", "positive 2"}
+
+
 def test_short_lists_give_what_they_have_and_repeat_nothing():
     example = choose(row(1, 2), 8, 42, "nq", 0, 0)
     assert sorted(example.passages[1:]) == ["negative 0", "negative 1"]

@@ -39,6 +39,7 @@ def test_preset_holds_the_published_weights():
         ('{"a": -1}', "not a number"),
         ('{"a": NaN}', "not a number"),
         ('{"a": true}', "not a number"),
+        ('{"a": 1' + "0" * 400 + "}", "not a number"),
         ('{"a": 0, "b": 0.0}', "all weights are 0"),
         ('{"domain_weights": {"a": null}}', "not a number"),
     ],

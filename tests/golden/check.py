@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+if __name__ == "__main__":  # not when a test run imports this file: it would change the kernels of every test
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 import numpy as np
 import torch
 from torch import Tensor
@@ -113,19 +114,25 @@ def rank_losses(case: Json, ranks: list[Json], rank: int, side: str) -> tuple[Te
     """Compute the per-example losses that one rank sees; returns the leaves q, p of that rank too."""
     n = case["n_passages"]
     q, p = (torch.tensor(ranks[rank][name + side], requires_grad=not side) for name in "qp")
-    positive_B = torch.arange(len(q)) * n
     temperature, options = case["temperature"], case["options"]
-    if options["negatives_x_device"]:
-        world = len(ranks)
-        everything = [[q, p] if r == rank else [torch.tensor(ranks[r][k + side]) for k in "qp"] for r in range(world)]
-        all_q, all_p = (torch.cat([pair[i] for pair in everything]) for i in (0, 1))
-        losses = in_batch_loss(all_q, all_p, torch.arange(len(all_q)) * n, temperature) * world
-        return losses, [q, p]
-    hard = hard_negative_loss(own_similarities(q, p, torch.full((len(q),), n)), temperature)
-    hard_only_B = torch.tensor(ranks[rank]["only_hn"] or [False] * len(q))
-    if options["dro_only_hn"] or hard_only_B.all():
-        return hard, [q, p]
-    return torch.where(hard_only_B, hard, in_batch_loss(q, p, positive_B, temperature)), [q, p]
+    if options["dro_only_hn"]:
+        return hard_negative_loss(own_similarities(q, p, torch.full((len(q),), n)), temperature), [q, p]
+    if not options["negatives_x_device"]:
+        return in_batch(q, p, ranks[rank]["only_hn"], n, temperature), [q, p]
+    everything = [
+        [q, p] if r == rank else [torch.tensor(other[k + side]) for k in "qp"] for r, other in enumerate(ranks)
+    ]
+    all_q, all_p = (torch.cat([pair[i] for pair in everything]) for i in (0, 1))
+    only_hn = [x for other in ranks for x in other["only_hn"] or [False] * len(other["q"])]
+    return in_batch(all_q, all_p, only_hn, n, temperature) * len(ranks), [q, p]
+
+
+def in_batch(q: Tensor, p: Tensor, only_hn: list[bool] | None, n: int, temperature: float) -> Tensor:
+    """In-batch losses; queries marked as hard negatives only do not see the passages of others."""
+    owner_P = torch.arange(len(p)) // n
+    alone_B = torch.tensor(only_hn or [False] * len(q))
+    excluded_BP = alone_B[:, None] & (owner_P[None, :] != torch.arange(len(q))[:, None])
+    return in_batch_loss(q, p, torch.arange(len(q)) * n, temperature, excluded_BP)
 
 
 def replay(case: Json) -> Iterator[tuple[str, Any, Any]]:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from studies import tiny_study
 
+from tdro.core.rule import Update
 from tdro.errors import CheckpointError
 from tdro.training import loop
 from tdro.training.checkpoint import load_checkpoint
@@ -86,6 +88,23 @@ def test_resumed_run_equals_the_undisturbed_one(undisturbed, tmp_path, monkeypat
     for key, value in expected.items():
         assert found[key] == value, key
     assert not list((tmp_path / "run").rglob("*.tmp")) and not list((tmp_path / "run").rglob("checkpoints"))
+
+
+@pytest.mark.parametrize("update", [name for name in get_args(Update) if name != "eg"])
+def test_weights_resume_bit_for_bit_with_every_update_rule(tmp_path, monkeypatch, update):
+    changes = {"update": update, "measure": "initial" if update == "anchored" else "relative"}
+    expected = Run(tiny_study(tmp_path, "static", weights=changes))
+    run_study(expected, "weights")
+    study = expected.study.model_copy(update={"output": str(tmp_path / "disturbed")})
+    with monkeypatch.context() as patch:
+        disturb(patch, "weights", 2, "signal")
+        with pytest.raises(Stopped):
+            run_study(Run(study), "weights")
+    run_study(Run(study), "weights")
+    weights = [
+        (folder / "weights" / "weights.json").read_bytes() for folder in (expected.folder, tmp_path / "disturbed")
+    ]
+    assert weights[0] == weights[1]
 
 
 def test_finished_stages_are_skipped_and_nothing_is_written_again(undisturbed, tmp_path):

@@ -1,5 +1,7 @@
 """Stage 1 against an exact slow version of itself: one query at a time, formulas written out."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,13 @@ from studies import tiny_study
 
 from tdro.core.groups import group_statistics
 from tdro.core.measures import relative
+from tdro.core.rule import Measure, Update
 from tdro.core.updates import clip_l2, eg, initial_state
 from tdro.data.mixture import MixedMixture
-from tdro.errors import TdroError
+from tdro.errors import ConfigError, TdroError
 from tdro.models.encoder import embed
 from tdro.training.negatives import negatives
-from tdro.training.robust_step import RobustStep
+from tdro.training.robust_step import RobustStep, make_rule
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
 
@@ -28,7 +31,9 @@ def make_step(folder, max_tokens: int = 120, family: str = "bert", **weights):
             parameter.mul_(1.05)
     mixture = MixedMixture({name: len(r) for name, r in rows.items()}, 8, study.seed)
     source = TextSource(rows, study.data, proxy, study.seed)
-    step = RobustStep(proxy, reference, source, mixture, list(rows), study.weights, run.device, max_tokens)
+    sizes = {name: len(r) for name, r in rows.items()}
+    rule = make_rule(study.weights, sizes, 48)
+    step = RobustStep(proxy, reference, source, mixture, list(rows), study.weights, rule, run.device, max_tokens)
     return step, proxy, reference, source, mixture, study.weights
 
 
@@ -101,11 +106,63 @@ def test_weights_hold_no_graph_and_state_survives_json_exactly(tmp_path):
     assert step.weights.updates == 1
 
 
-def test_relative_sample_measure_is_used_when_asked_for(tmp_path):
-    relative_step, *_ = make_step(tmp_path)
-    sample_step, *_ = make_step(tmp_path, measure="relative-sample")
-    first, second = relative_step.backward(0, 0), sample_step.backward(0, 0)
-    assert first["statistics"] == second["statistics"] and first["signal"] != second["signal"]
+def weights_after(folder, steps: int = 3, **changes) -> np.ndarray:
+    """Weights after some steps with changed settings; the proxy itself is not trained."""
+    step, *_ = make_step(folder, 100_000, **{"steps": 3, **changes})
+    for number in range(steps):
+        step.backward(number, 0)
+    return step.weights.weights_G
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        *(({}, {"measure": name}) for name in get_args(Measure) if name != "relative"),
+        *(({}, {"update": name}) for name in get_args(Update) if name not in ("eg", "sgd")),
+        ({}, {"step_size": 0.5}),
+        ({}, {"step_schedule": "linear"}),
+        ({}, {"step_warmup": 2}),
+        ({"step_schedule": "cosine"}, {"final_step_share": 0.5}),
+        ({}, {"clip": "element"}),
+        ({}, {"clip": "none"}),
+        ({}, {"clip_norm": 0.1}),
+        ({}, {"shrinkage": 1.0}),
+        ({"measure": "target"}, {"targets": {"two": 3.0}}),
+        ({"update": "eg-mix"}, {"mix": 0.5}),
+        ({"update": "anchored"}, {"pull": 30.0}),
+        ({}, {"floor": 0.33}),
+        ({}, {"cap": 0.34}),
+    ],
+    ids=lambda settings: "-".join(f"{k}={v}" for k, v in settings.items()) or "default",
+)
+def test_every_setting_of_the_rule_moves_the_weights(tmp_path, before, change):
+    assert (weights_after(tmp_path, **before) != weights_after(tmp_path, **{**before, **change})).any()
+
+
+def test_sgd_is_eg(tmp_path):
+    np.testing.assert_allclose(weights_after(tmp_path), weights_after(tmp_path, update="sgd"), rtol=1e-12)
+
+
+def test_bounds_hold_and_max_epochs_caps_by_size(tmp_path):
+    weights_G = weights_after(tmp_path, step_size=5.0, clip="none", floor=0.2, cap=0.5)
+    assert weights_G.min() >= 0.2 - 1e-15 and weights_G.max() <= 0.5 + 1e-15
+    # 48 queries in the robust run, datasets of 24, 40 and 60 rows: half an epoch caps them at 1/4, 5/12 and 5/8.
+    weights_G = weights_after(tmp_path, step_size=5.0, clip="none", max_epochs=0.5)
+    assert (weights_G <= np.array([0.25, 5 / 12, 0.625]) + 1e-12).all() and weights_G.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"floor": 0.5}, "no weights keep"),
+        ({"cap": 0.2}, "no weights keep"),
+        ({"max_epochs": 0.1}, "need more than"),
+        ({"targets": {"four": 1.0}}, "unknown dataset"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path, change, what):
+    with pytest.raises(ConfigError, match=what):
+        make_step(tmp_path, **change)
 
 
 def test_a_loss_that_is_not_finite_stops_the_step_with_dataset_and_step_named(tmp_path):

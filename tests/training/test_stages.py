@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -173,6 +174,53 @@ def test_weights_stage_refuses_rows_without_negatives(tmp_path):
     write_study_data(tmp_path / "root", negatives=0)
     with pytest.raises(DataError, match="rows without negatives"):
         run_study(Run(study), "weights")
+    assert not (study.run_folder / "reference").exists()
+
+
+def test_order_of_the_datasets_is_part_of_what_a_stage_was_made_from(tmp_path):
+    study = tiny_study(tmp_path, "static", evaluation={"tasks": {}})
+    run_study(Run(study), "weights")
+    turned = study.data.model_copy(update={"datasets": dict(reversed(study.data.datasets.items()))})
+    events = []
+    run_study(Run(study.model_copy(update={"data": turned}), events.append), "weights")
+    assert {event["stage"] for event in events if event["event"] == "stage_finished"} == {"reference", "weights"}
+
+
+def test_a_stage_whose_output_is_gone_is_done_again(tmp_path):
+    study = tiny_study(tmp_path, "static", evaluation={"tasks": {}})
+    run_study(Run(study), "reference")
+    shutil.rmtree(study.run_folder / "reference" / "model")
+    run_study(Run(study), "reference")
+    assert (study.run_folder / "reference" / "model" / "modules.json").exists()
+
+
+def test_a_copied_or_touched_base_is_the_same_base(tmp_path):
+    study = tiny_study(tmp_path, "static", evaluation={"tasks": {}})
+    run_study(Run(study), "reference")
+    for path in (tmp_path / "root" / "model").rglob("*"):
+        path.touch()
+    events = []
+    run_study(Run(study, events.append), "reference")
+    assert "stage_skipped" in {event["event"] for event in events}
+
+
+def test_checkpoints_left_by_a_kill_after_the_end_do_not_block_a_changed_study(tmp_path):
+    study = tiny_study(tmp_path, "static", evaluation={"tasks": {}})
+    run_study(Run(study), "reference")
+    left = study.run_folder / "reference" / "checkpoints" / "step-00000004"
+    left.mkdir(parents=True)
+    (left / "state.json").write_text('{"format": 1, "fingerprint": "of the finished stage"}')
+    changed = tiny_study(tmp_path, "static", evaluation={"tasks": {}}, reference={"steps": 3})
+    run_study(Run(changed), "reference")
+    assert json.loads((study.run_folder / "reference" / "done.json").read_text())["fingerprint"]
+
+
+def test_fixed_weights_without_evaluation_train_the_robust_model_only(tmp_path):
+    study = tiny_study(tmp_path, "static", robust={"weights": "uniform"}, evaluation={"tasks": {}})
+    run_study(Run(study))
+    assert {path.name for path in study.run_folder.iterdir() if path.is_dir()} == {"data", "robust"}
+    with (study.run_folder / "data" / "plan.csv").open() as file:
+        assert {row["probability"] for row in csv.DictReader(file)} == {str(1 / 3)}
 
 
 def test_fixed_weights_need_no_weights_stage(tmp_path):
@@ -193,8 +241,9 @@ def test_study_is_planned_without_model_and_data_when_sizes_are_named(tmp_path):
     datasets = {"miracl": {"path": "m", "size": 100}, "nq": {"path": "n", "size": 50}}
     study = Study.model_validate({
         "name": "paper", "model": {"base": "no/model"}, "data": {"root": str(tmp_path / "no"), "datasets": datasets},
-        "reference": {"steps": 10, "batch_size": 20}, "robust": {"weights": "uniform", "share": 0.5},
+        "reference": {"steps": 10, "batch_size": 20}, "robust": {"weights": str(tmp_path / "w.json"), "share": 0.5},
     })  # fmt: skip
+    (tmp_path / "w.json").write_text('{"miracl": 3, "nq": 1}')
     table = planned(study)
     assert table["miracl"]["reference_epochs"] == 10 * 20 / 2 / 100
     assert table["miracl"]["robust_epochs"] == 10 * 20 / 100 and table["nq"]["robust_probability"] == 0

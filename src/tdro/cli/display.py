@@ -152,13 +152,17 @@ def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
 
 def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | None, last: str) -> None:
     """Print the weights, the scores and a verdict, as far as a run went."""
+    from tdro.data.weights_file import read_weights
     from tdro.devices import peak_memory_gb
     from tdro.training.outcome import robust_gain
     from tdro.training.stages import plan_of, plan_weights
 
     console = _console()
-    if last in ("weights", "robust", "evaluate") and (run.study.robust.weights != "learned" or _has_weights(run)):
-        weights = plan_weights(run)
+    learned = run.folder / "weights" / "weights.json"
+    if last == "weights" or (
+        last in ("robust", "evaluate") and (run.study.robust.weights != "learned" or learned.exists())
+    ):
+        weights = read_weights(learned) if last == "weights" else plan_weights(run)
         plan = plan_of(run.study, weights).probabilities
         table = Table("dataset", "weight", "robust samples it with", box=None, header_style="bold")
         for name in sorted(weights, key=lambda n: -weights[n]):
@@ -193,11 +197,6 @@ def _score_table(scores: dict[str, dict[str, dict[str, float]]]) -> Table:
     means = [sum(by_model[model]["ndcg@10"] for by_model in scores.values()) / len(scores) for model in models]
     table.add_row("mean", *(f"{100 * mean:.2f}" for mean in means), style="bold")
     return table
-
-
-def _has_weights(run: "Run") -> bool:
-    """Whether weights were learned in this run folder."""
-    return (run.folder / "weights" / "weights.json").exists()
 
 
 def _console() -> Console:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from tdro import __version__
-from tdro.errors import ConfigError, TdroError
+from tdro.errors import ConfigError, EnvironmentProblem, TdroError
 
 STUDY_VERBS = {
     "run": "all stages of a study; finished ones are skipped",
@@ -56,6 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if debug:
+            raise
+        do = "check disk space, rights and the length of the name"
+        saw = error.strerror or str(error)
+        problem = EnvironmentProblem("the system refused a file", where=error.filename, saw=saw, do=do)
+        print(f"error: {problem}", file=sys.stderr)
+        return problem.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import tyro
 
 from tdro.config import Study, load_study
-from tdro.errors import ConfigError
+from tdro.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
     from tdro.training.pipeline import LastStage
@@ -64,6 +64,8 @@ def execute(verb: str, study: Study, text: str) -> int:
 
     with Display(sys.stdout) as display:
         display.note("loading libraries")
+        from torch import OutOfMemoryError
+
         from tdro.training.loop import Stopped
         from tdro.training.pipeline import evaluate_only, run_study
         from tdro.training.run import Run
@@ -72,6 +74,9 @@ def execute(verb: str, study: Study, text: str) -> int:
         display.note(f"study {study.name} -> {run.folder} (seed {study.seed}, {run.device.name})")
         try:
             scores = evaluate_only(run) if verb == "evaluate" else run_study(run, last)
+        except OutOfMemoryError as error:
+            do = f"set model.micro_batch_tokens below {run.max_tokens}; results differ by rounding only"
+            raise EnvironmentProblem("the GPU's memory is full", saw=str(error), do=do) from error
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on from here")
             return 130

@@ -84,16 +84,19 @@ def in_batch_loss(
     return functional.cross_entropy(logit_BP, positive_B, reduction="none")
 
 
-def false_negatives(query_key_B: Tensor, passage_key_P: Tensor, positive_B: Tensor) -> Tensor:
+def false_negatives(
+    query_key_B: Tensor, passage_key_P: Tensor, positive_B: Tensor, known_K2: Tensor | None = None
+) -> Tensor:
     """Find passages that would be counted as negatives though they are known positives.
 
-    A passage is excluded for a query when it is the same passage as the query's positive, or the positive
-    of another row that asks the same query. The positive itself is never excluded.
+    A passage is excluded for a query when it is the same passage as the query's positive, the positive of another row
+    that asks the same query, or one that `known_K2` names. The positive itself is never excluded.
 
     Args:
         query_key_B: int64, equal for equal queries.
         passage_key_P: int64, equal for equal passages.
         positive_B: int64, row of each query's positive among the P passages.
+        known_K2: int64, pairs of a query's row and the key of a passage that is a positive of it too.
 
     Returns:
         bool [B, P].
@@ -108,6 +111,9 @@ def false_negatives(query_key_B: Tensor, passage_key_P: Tensor, positive_B: Tens
     same_query_BB = query_key_B[:, None] == query_key_B[None, :]
     excluded_BP = passage_key_P[positive_B][:, None] == passage_key_P[None, :]
     repeated_B = same_query_BB.sum(1) > 1
+    if known_K2 is not None and len(known_K2):
+        named_KP = known_K2[:, 1:] == passage_key_P[None, :]
+        excluded_BP |= torch.zeros_like(excluded_BP, dtype=torch.long).index_add(0, known_K2[:, 0], named_KP.long()) > 0
     excluded_BP[repeated_B] = (same_query_BB[repeated_B].float() @ excluded_BP.float()) > 0
     return excluded_BP.scatter(1, positive_B[:, None], False)
 

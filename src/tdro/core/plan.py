@@ -49,7 +49,8 @@ def reweight(weights: Mapping[str, float]) -> Plan:
 def top_share(weights: Mapping[str, float], share: float) -> Plan:
     """Keep the datasets with the largest weights and sample them uniformly.
 
-    n = floor(G * share) datasets are kept. Among equal weights the name that sorts first wins.
+    n = floor(G * share) datasets are kept, fewer where the others have weight 0. Among equal weights the name that
+    sorts first wins.
 
     Raises:
         ValueError: The share keeps nothing.
@@ -63,7 +64,10 @@ def top_share(weights: Mapping[str, float], share: float) -> Plan:
     kept = floor(len(weights) * Fraction(str(share)))  # exact: 0.58 * 50 is 28.999... in binary
     if not 0 < kept <= len(weights):
         raise ValueError(f"a share of {share} keeps {kept} of {len(weights)} datasets")
-    return Plan({name: 1.0 / kept for name in _by_weight(weights)[:kept]})
+    names = [name for name in _by_weight(weights)[:kept] if weights[name] > 0]
+    if not names:
+        raise ValueError("all weights are 0")
+    return Plan({name: 1.0 / len(names) for name in names})
 
 
 def _by_weight(weights: Mapping[str, float]) -> list[str]:

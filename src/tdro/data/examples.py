@@ -20,10 +20,11 @@ def choose(row: Row, passages_per_query: int, *key: object) -> Example:
     Departure: the released code samples short lists with replacement, which loses negatives that are there.
     """
     random = seeded(*key)
-    positive = row.positives[int(random.integers(len(row.positives)))]
+    texts = [positive.full_text for positive in row.positives]
+    positive = texts.pop(int(random.integers(len(texts))))
     wanted = min(passages_per_query - 1, len(row.negatives))
     chosen = random.permutation(len(row.negatives))[:wanted]
-    return Example(row.query, (positive.full_text, *(row.negatives[i].full_text for i in chosen)))
+    return Example(row.query, (positive, *(row.negatives[i].full_text for i in chosen)), tuple(texts))
 
 
 def with_instruction(text: str, instruction: str, template: str) -> str:

@@ -167,7 +167,6 @@ class MixedMixture:
     ) -> None:
         self._streams = Streams(sizes, seed)
         self._batch_size, self._seed, self._sampling = batch_size, seed, sampling
-        self._turns = Apportionment(np.ones(len(sizes)), seed)
         self._before_G = [np.zeros(len(sizes), np.int64)]
 
     def draw(self, step: int) -> Draw:
@@ -187,12 +186,22 @@ class MixedMixture:
     def _datasets(self, step: int) -> np.ndarray:
         """Dataset of each query of a step."""
         if self._sampling == "stratified":
-            return self._turns.turns(step * self._batch_size, (step + 1) * self._batch_size)
+            groups, start = len(self._streams.names), step * self._batch_size
+            first, last = start // groups, (start + self._batch_size - 1) // groups
+            rounds = np.concatenate([self._round(number) for number in range(first, last + 1)])
+            return rounds[start - first * groups :][: self._batch_size]
         return seeded(self._seed, "mixed", step).integers(len(self._streams.names), size=self._batch_size)
 
     def _counts_before(self, step: int) -> np.ndarray:
         """Queries per dataset in the steps before this one."""
+        if self._sampling == "stratified":
+            whole, rest = divmod(step * self._batch_size, len(self._streams.names))
+            return whole + np.bincount(self._round(whole)[:rest], minlength=len(self._streams.names))
         while len(self._before_G) <= step:
             drawn_G = np.bincount(self._datasets(len(self._before_G) - 1), minlength=len(self._streams.names))
             self._before_G.append(self._before_G[-1] + drawn_G)
         return self._before_G[step]
+
+    def _round(self, number: int) -> np.ndarray:
+        """Every dataset once, in a seeded order; stratified steps are cut from one round after the other."""
+        return seeded(self._seed, "round", number).permutation(len(self._streams.names))

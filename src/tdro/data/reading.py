@@ -24,7 +24,7 @@ from tdro.data.store import Rows, hash_file, open_entry, replacing, stamp, write
 from tdro.errors import ConfigError, DataError, EnvironmentProblem
 from tdro.files import write_json
 
-__all__ = ["Rows", "read_dataset", "write_rows"]
+__all__ = ["Rows", "content_hash", "read_dataset", "write_rows"]
 
 _STORED_FORM = 1  # part of every fingerprint: raise it when the rows stored of the same files would differ
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this could change again under the same time stamp
@@ -132,14 +132,22 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> int:
 def _content(source: Source, cache: Path) -> tuple[list[list[int]], list[str]]:
     """Return the stamps of the source's files, taken first, and the hashes of their bytes."""
     try:
-        return [stamp(file) for file in source.files], [_content_hash(file, cache) for file in source.files]
+        return [stamp(file) for file in source.files], [content_hash(file, cache) for file in source.files]
     except OSError as problem:
         where = problem.filename
         raise DataError("file cannot be read", where=where, saw=problem.strerror, do="check its rights") from None
 
 
-def _content_hash(file: Path, cache: Path) -> str:
-    """Hash the bytes of a file, or recall their hash while its size and times are what they were."""
+def content_hash(file: Path, cache: Path) -> str:
+    """Hash the bytes of a file, or recall their hash while its size and times are what they were.
+
+    Args:
+        file: The file.
+        cache: Folder in which hashes are remembered.
+
+    Returns:
+        Hexadecimal digits.
+    """
     seen = stamp(file)
     memo = cache / "sources" / f"{_hash_text(str(file.resolve()))}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):

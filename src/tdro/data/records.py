@@ -49,7 +49,11 @@ class DatasetInfo:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """The texts of one row as they enter a step: the first passage is the positive."""
+    """The texts of one row as they enter a step: the first passage is the positive.
+
+    `other_positives` are the row's positives that were not chosen; they must not count as negatives.
+    """
 
     query: str
     passages: tuple[str, ...]
+    other_positives: tuple[str, ...] = ()

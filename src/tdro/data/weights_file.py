@@ -92,6 +92,10 @@ def match_weights(weights: Mapping[str, float], datasets: Iterable[str], source:
 
 def _weight(value: object, where: str) -> float:
     """Check one weight."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    try:
+        good = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= float(value) < math.inf
+    except OverflowError:
+        good = False
+    if not good:
         raise ConfigError("weight is not a number of at least 0", where=where, saw=value, do="write a number like 0.25")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]

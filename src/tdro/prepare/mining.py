@@ -17,6 +17,9 @@ from tdro.data.records import Passage, Row
 from tdro.errors import ConfigError, DataError
 from tdro.retrieval.search import Encode, search
 
+HITS = 4_000_000
+"""Search results held at a time, about 50 MB; a query repeated in thousands of rows needs a deep ranking."""
+
 
 class RowSource(Protocol):
     """Rows that can be counted and read from the start as often as needed: a `Rows` or a list."""
@@ -133,6 +136,8 @@ def mine(
     if len(rows) == 0:
         raise DataError("dataset has no rows", where=dataset)
     index = _PassageIndex(_passages_of(rows) if corpus is None else corpus)
+    if not index.passages:
+        raise DataError("the corpus to search is empty", where=dataset, do="give at least one passage")
     tally = _Tally()
 
     def mined_rows() -> Iterator[Row]:
@@ -256,11 +261,9 @@ class _Miner:
         """Yield rows with negatives found for them."""
         query_BD = self.encode_query([row.query for row in rows])
         excluded = [self.excluded[_text_key(row.query)] for row in rows]
-        depth = self.ranks[1] + max(map(len, excluded))
-        hits = search(query_BD, self.vectors_PD, self.index.ids, depth, device=self.device)
         similarities = self._positive_similarities(rows, query_BD)
-        for row, out, positives, indices_K, scores_K in zip(
-            rows, excluded, similarities, hits.indices_QK, hits.scores_QK, strict=True
+        for row, out, positives, (indices_K, scores_K) in zip(
+            rows, excluded, similarities, self._rankings(query_BD, excluded), strict=True
         ):
             allowed = np.flatnonzero(~np.isin(indices_K, out))
             window = allowed[slice(*self.ranks)]
@@ -268,6 +271,17 @@ class _Miner:
             picks = self._draw(row, allowed if fallback else window)
             self.tally.add(positives, scores_K[picks], wanted=self.wanted, fallback=fallback)
             yield replace(row, negatives=tuple(self.index.passages[i] for i in indices_K[picks]))
+
+    def _rankings(
+        self, query_BD: np.ndarray, excluded: Sequence[tuple[int, ...]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield passages and scores of each query, best first, deep enough for the window behind what is excluded."""
+        depth = min(self.ranks[1] + max(map(len, excluded), default=0), len(self.index.ids))
+        together = max(1, HITS // depth)
+        for start in range(0, len(query_BD), together):
+            part_BD = query_BD[start : start + together]
+            hits = search(part_BD, self.vectors_PD, self.index.ids, depth, device=self.device)
+            yield from zip(hits.indices_QK, hits.scores_QK, strict=True)
 
     def _draw(self, row: Row, ranks: np.ndarray) -> np.ndarray:
         """Draw distinct ranks with a generator that belongs to the row, whatever was drawn before; sort them."""

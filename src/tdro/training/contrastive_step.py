@@ -45,7 +45,7 @@ class ContrastiveStep:
         """Accumulate the model's gradients."""
         draw = self._mixture.draw(step)
         texts = self._source.texts(draw, self._config.passages_per_query)
-        excluded_BP = false_negatives(texts.query_key_B, texts.passage_key_P, texts.positive_B)
+        excluded_BP = false_negatives(texts.query_key_B, texts.passage_key_P, texts.positive_B, texts.known_K2)
         n_queries = len(texts.queries_B)
 
         def mean_loss(embedding_nD: Tensor) -> Tensor:

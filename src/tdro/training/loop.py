@@ -51,8 +51,9 @@ class Workplace:
 def train(model: torch.nn.Module, config: TrainingConfig, stage_step: StageStep, place: Workplace) -> None:
     """Train a model, from its last checkpoint if there is one.
 
-    A stage that was stopped at any step and started again ends with the same parameters, bit for bit: the data order is
-    a function of the step, the random numbers of a step are seeded by it, and everything else is in the checkpoint.
+    A stage that was stopped at any step and started again ends with the same parameters, bit for bit on a CPU (a GPU
+    may add in another order from run to run): the data order is a function of the step, the random numbers of a step
+    are seeded by it, and everything else is in the checkpoint.
 
     Args:
         model: In training mode, on its device.

@@ -31,7 +31,7 @@ def negatives(run: Run) -> dict[str, Rows]:
         if config.when == "always" or (config.when == "missing" and rows.without_negatives)
     }
     encoder_name = run.study.fill_root(config.encoder or run.study.model.base)
-    identity = encoder_fingerprint(encoder_name)
+    identity = encoder_fingerprint(encoder_name) if wanted else ""
     encoder: SentenceTransformer | None = None
     result = {}
     for done, (name, rows) in enumerate(run.source_rows.items()):
@@ -75,6 +75,7 @@ def _mine(run: Run, encoder: SentenceTransformer, name: str, rows: Rows, out: Pa
     config, options = run.study.mining, run.study.data.datasets[name]
     run.journal.progress(STAGE, done, len(run.source_rows), dataset=name)
     encode_query, encode_corpus = encoders_for(run, encoder, options.instruction, options.symmetric)
+    _report_of(out).unlink(missing_ok=True)  # it vouches for the file that is about to be replaced
     report = mine(
         rows,
         out,

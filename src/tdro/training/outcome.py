@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
 from tdro.config import TaskConfig, fingerprint
-from tdro.data.store import hash_file
+from tdro.data.reading import content_hash
 from tdro.evaluation.benchmarks import evaluate, read_beir, write_evaluation
 from tdro.evaluation.significance import Difference, paired_difference
-from tdro.files import write_json
+from tdro.files import cache_folder, write_json
 from tdro.training.negatives import encoders_for
 from tdro.training.run import Run, encoder_fingerprint
 
@@ -35,7 +35,7 @@ def evaluate_models(run: Run) -> Scores:
             stage = f"evaluation/{model_name}/{task}"
             inputs = fingerprint(identity, _task_fingerprint(run, options), options, study.data.instruction_template,
                                  study.data.query_max_length, study.data.passage_max_length, study.model)  # fmt: skip
-            marker = run.finished(stage, inputs)
+            marker = run.finished(stage, inputs, f"{stage}/scores.parquet")
             if marker is None:
                 model = model or run.load(base)
                 with run.stage(stage, inputs) as marker:
@@ -85,7 +85,7 @@ def _task_fingerprint(run: Run, options: TaskConfig) -> str:
     """Identify a task by the content of its files."""
     folder = run.study.locate(options.path)
     files = [*folder.glob("corpus.jsonl*"), *folder.glob("queries.jsonl*"), *folder.glob(f"qrels/{options.split}.tsv*")]
-    return fingerprint([[file.name, hash_file(file)] for file in sorted(files)])
+    return fingerprint([[file.name, content_hash(file, cache_folder() / "datasets")] for file in sorted(files)])
 
 
 def _per_query(folder: Path) -> np.ndarray:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from tdro.config import Study
-from tdro.core.plan import reweight
+from tdro.core.plan import Plan, reweight
 from tdro.data.reading import read_dataset
 from tdro.errors import CheckpointError
 from tdro.evaluation.benchmarks import check_beir
@@ -36,8 +36,11 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
     rows = negatives(run)
     if last == "mine":
         return None
-    learned = study.robust.weights == "learned" or "proxy" in study.evaluation.models or last == "weights"
-    if learned or "reference" in study.evaluation.models or last == "reference":
+    evaluated = study.evaluation.models if last == "evaluate" and study.evaluation.tasks else ()
+    learned = study.robust.weights == "learned" or "proxy" in evaluated or last == "weights"
+    if learned and last != "reference":
+        stages.refuse_rows_without_negatives(rows)
+    if learned or "reference" in evaluated or last == "reference":
         reference = stages.reference(run, rows)
         if last == "reference":
             return None
@@ -83,6 +86,7 @@ def planned(study: Study) -> dict[str, dict[str, float]]:
             cache = cache_folder() / "datasets"
             path = study.locate(options.path)
             sizes[name] = len(read_dataset(name, path, cache=cache, max_rows=data.max_rows, seed=study.seed))
+    plan = _some_plan(study)
     uniform = reweight(dict.fromkeys(sizes, 1.0))
     examples = reference.steps * reference.batch_size
     epochs, proxy_epochs = uniform.epochs(sizes, examples), uniform.epochs(sizes, weights.steps * weights.batch_size)
@@ -91,7 +95,6 @@ def planned(study: Study) -> dict[str, dict[str, float]]:
         for name in sizes
     }
     if study.robust.weights != "learned":
-        plan = stages.plan_of(study, stages.fixed_weights(study))
         robust_epochs = plan.epochs(sizes, examples)
         for name, row in table.items():
             row |= {
@@ -107,8 +110,17 @@ def _refuse_missing_inputs(run: Run, last: LastStage) -> None:
     find_encoder(study.fill_root(study.model.base))
     if study.mining.encoder and study.mining.when != "never":
         find_encoder(study.fill_root(study.mining.encoder))
-    some_weights = dict.fromkeys(study.data.datasets, 1.0)
-    stages.plan_of(study, some_weights if study.robust.weights == "learned" else stages.fixed_weights(study))
+    _some_plan(study)
     if last == "evaluate":
         for task, options in study.evaluation.tasks.items():
             check_beir(task, study.locate(options.path), options.split)
+
+
+def _some_plan(study: Study) -> Plan:
+    """The plan of fixed weights, or of equal ones where the weights are still to be learned: as many datasets are kept.
+
+    Raises:
+        ConfigError: No plan can be made.
+    """
+    unknown = study.robust.weights == "learned"
+    return stages.plan_of(study, dict.fromkeys(study.data.datasets, 1.0) if unknown else stages.fixed_weights(study))

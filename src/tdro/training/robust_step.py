@@ -1,5 +1,6 @@
 """Stage 1: the proxy descends on the weighted loss, then the weights move by what its losses show."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,62 @@ from torch import Tensor
 from tdro.config import WeightsConfig
 from tdro.core.groups import GroupStatistics, group_statistics
 from tdro.core.losses import hard_negative_loss, own_similarities
-from tdro.core.measures import relative, sample_measure
 from tdro.core.objective import pooled_example_weights
-from tdro.core.updates import WeightState, clip_l2, eg, initial_state
+from tdro.core.projection import Bounds, caps_from_epochs
+from tdro.core.rule import Rule, StepLosses
+from tdro.core.updates import WeightState, initial_state
 from tdro.data.mixture import MixedMixture
 from tdro.devices import Device
-from tdro.errors import TdroError
+from tdro.errors import ConfigError, TdroError
 from tdro.models.encoder import embed
 from tdro.models.packing import pack
+from tdro.training.schedule import learning_rate_share
 from tdro.training.texts import StepTexts, TextSource
+
+
+def make_rule(config: WeightsConfig, sizes: Mapping[str, int], examples: int) -> Rule:
+    """Turn a study's settings into a rule.
+
+    Args:
+        config: Settings.
+        sizes: Dataset -> rows.
+        examples: Queries that the robust run draws; for `max_epochs`.
+
+    Raises:
+        ConfigError: Floors and caps leave no weights, or a target is for an unknown dataset.
+    """
+    names = list(sizes)
+    for name in config.targets:
+        if name not in sizes:
+            raise ConfigError(
+                "target for an unknown dataset", where="weights.targets", saw=name, do="see data.datasets"
+            )
+    try:
+        high_G = np.full(len(names), config.cap)
+        if config.max_epochs is not None:
+            high_G = np.minimum(high_G, caps_from_epochs(sizes, config.max_epochs, examples))
+        bounds = Bounds(np.full(len(names), config.floor), high_G)
+    except ValueError as error:
+        do = "lower weights.floor, or raise weights.cap or weights.max_epochs"
+        raise ConfigError(str(error), where="weights", do=do) from None
+    return Rule(
+        config.measure,
+        config.update,
+        prior_G=np.full(len(names), 1 / len(names)),
+        target_G=np.array([config.targets.get(name, 0.0) for name in names]),
+        clip=config.clip,
+        clip_norm=config.clip_norm,
+        shrinkage=config.shrinkage,
+        mix=config.mix,
+        pull=config.pull,
+        bounds=bounds if config.floor > 0 or (high_G < 1).any() else None,
+    )
+
+
+def start_state(rule: Rule, n_groups: int) -> WeightState:
+    """Start from uniform weights, within the bounds."""
+    uniform_G = np.full(n_groups, 1 / n_groups)
+    return initial_state(rule.bounds.project(uniform_G) if rule.bounds else uniform_G)
 
 
 class RobustStep:
@@ -34,6 +82,7 @@ class RobustStep:
         mixture: Data order.
         names: Datasets, in the order of the mixture.
         config: Settings of the stage.
+        rule: How losses become weights.
         device: Where and in which precision.
         max_tokens: Tokens of a micro-batch.
 
@@ -49,13 +98,15 @@ class RobustStep:
         mixture: MixedMixture,
         names: list[str],
         config: WeightsConfig,
+        rule: Rule,
         device: Device,
         max_tokens: int,
     ) -> None:
         self._proxy, self._reference = proxy, reference.eval().requires_grad_(False)
         self._source, self._mixture, self._names = source, mixture, names
-        self._config, self._device, self._max_tokens = config, device, max_tokens
-        self.weights: WeightState = initial_state(np.ones(len(names)))
+        self._config, self._rule, self._device, self._max_tokens = config, rule, device, max_tokens
+        self.weights: WeightState = start_state(rule, len(names))
+        self._initial_loss_G = np.full(len(names), np.nan)
 
     def backward(self, step: int, step_seed: int) -> dict[str, Any]:
         """Accumulate the proxy's gradients and update the weights."""
@@ -74,9 +125,17 @@ class RobustStep:
             proxy_B[query_m] = losses.detach().double().cpu()
         statistics = group_statistics(proxy_B, reference_B, group_B, len(self._names))
         self._refuse_bad(statistics, step)
-        signal_G = self._measure(statistics, proxy_B, reference_B, group_B)
-        clipped_G = clip_l2(signal_G, self._config.clip_norm)
-        self.weights = eg(self.weights, clipped_G, self._config.step_size, statistics.present_G)
+        unseen_G = np.isnan(self._initial_loss_G) & statistics.present_G
+        self._initial_loss_G = np.where(unseen_G, statistics.proxy_mean_G, self._initial_loss_G)
+        seen = StepLosses(statistics, proxy_B.numpy(), reference_B.numpy(), draw.dataset_B)
+        try:
+            signal_G = self._rule.signal(seen, self._initial_loss_G)
+        except ValueError as error:
+            without = statistics.present_G & (statistics.reference_mean_G == 0)
+            names = [name for name, zero in zip(self._names, without, strict=True) if zero]
+            do = "set weights.shrinkage above 0"
+            raise TdroError(str(error), where=f"weights, step {step}, {', '.join(names)}", do=do) from None
+        self.weights = self._rule.move(self.weights, signal_G, self._step_size(step), statistics.present_G)
         return {
             "loss": float((factor_B * proxy_B).sum()),
             "losses": dict(zip(self._names, statistics.proxy_mean_G.tolist(), strict=True)),
@@ -94,6 +153,7 @@ class RobustStep:
             "ema": weights.ema_G.tolist(),
             "updates": weights.updates,
             "memory": {name: values.tolist() for name, values in weights.memory.items()},
+            "initial_loss": self._initial_loss_G.tolist(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -101,6 +161,7 @@ class RobustStep:
         log_G, mean_G, ema_G = (np.array(state[key]) for key in ("log_weights", "mean", "ema"))
         memory = {name: np.array(values) for name, values in state["memory"].items()}
         self.weights = WeightState(log_G, mean_G, ema_G, state["updates"], memory)
+        self._initial_loss_G = np.array(state["initial_loss"])
 
     def _losses(self, model: SentenceTransformer, texts: StepTexts, query_m: Tensor) -> Tensor:
         """Losses of some queries of the step under a model."""
@@ -113,13 +174,13 @@ class RobustStep:
         )
         return hard_negative_loss(similarity_BN, self._config.temperature)
 
-    def _measure(
-        self, statistics: GroupStatistics, proxy_B: Tensor, reference_B: Tensor, group_B: Tensor
-    ) -> np.ndarray:
-        """The signal of this step, before clipping."""
-        if self._config.measure == "relative":
-            return relative(statistics, self._config.shrinkage)
-        return sample_measure(proxy_B.numpy(), reference_B.numpy(), group_B.numpy(), len(self._names))
+    def _step_size(self, step: int) -> float:
+        """Step size of the weights at a step."""
+        config = self._config
+        share = learning_rate_share(
+            step, config.steps, config.step_warmup, config.step_schedule, config.final_step_share
+        )
+        return config.step_size * share
 
     def _refuse_bad(self, statistics: GroupStatistics, step: int) -> None:
         """Stop on losses that are not finite, naming their datasets."""

@@ -13,7 +13,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from tdro.config import Study, fingerprint, save_study
-from tdro.data.reading import Rows, read_dataset
+from tdro.data.reading import Rows, content_hash, read_dataset
 from tdro.devices import Device, describe_machine, peak_memory_gb, pick_device
 from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import cache_folder, write_json, write_text
@@ -43,10 +43,9 @@ class Run:
         self.study = study
         self.folder = study.run_folder
         self.device: Device = pick_device(study.model.precision)
+        self._study_text = study_text
         try:
             self.journal = Journal(self.folder, listener)
-            if study_text is not None:
-                write_text(self.folder / "study.yaml", study_text)
         except OSError as error:
             do = "choose another folder with --output"
             raise EnvironmentProblem("run folder cannot be written", where=self.folder, saw=str(error), do=do) from None
@@ -97,8 +96,10 @@ class Run:
             raise ConfigError("texts may be longer than the model's positions", where=name, saw=longest, do=do)
         return model
 
-    def finished(self, stage: str, stage_fingerprint: str) -> dict[str, Any] | None:
-        """Return the marker of a stage that was finished from the same inputs, else None."""
+    def finished(self, stage: str, stage_fingerprint: str, *outputs: str) -> dict[str, Any] | None:
+        """Return the marker of a stage that was finished from the same inputs and has its outputs, else None."""
+        if not all((self.folder / output).exists() for output in outputs):
+            return None
         try:
             marker = json.loads((self.folder / stage / MARKER).read_text("utf-8"))
         except (OSError, ValueError):
@@ -113,7 +114,9 @@ class Run:
             A dict to put results into; it is kept in the marker.
         """
         folder = self.folder / stage
-        (folder / MARKER).unlink(missing_ok=True)
+        if (folder / MARKER).exists():  # checkpoints beside it are left over from a kill after the end
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            (folder / MARKER).unlink()
         began = time.monotonic()
         result: dict[str, Any] = {}
         yield result
@@ -124,7 +127,7 @@ class Run:
         self.journal.write("stage_finished", stage, seconds=seconds, **result)
 
     def write_resolved(self) -> None:
-        """Record what ran: every option, versions, data fingerprints, machine and git state."""
+        """Record what ran: every option, versions, data fingerprints, machine and git state; and what was written."""
         ran = {
             "versions": {name: metadata.version(name) for name in PACKAGES},
             "machine": describe_machine(),
@@ -132,14 +135,16 @@ class Run:
             "base": self.base_fingerprint,
             "data": {name: rows.info.fingerprint for name, rows in self.source_rows.items()},
         }
+        if self._study_text is not None:
+            write_text(self.folder / "study.yaml", self._study_text)
         write_text(self.folder / "resolved.yaml", save_study(self.study, ran))
 
 
 def encoder_fingerprint(base: str) -> str:
-    """Identify an encoder by the names, sizes and times of its files."""
+    """Identify an encoder by the content of its files."""
     folder = find_encoder(base)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return fingerprint([[str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+    return fingerprint([[str(p.relative_to(folder)), content_hash(p, cache_folder() / "datasets")] for p in files])
 
 
 def _git_state() -> dict[str, str] | None:

@@ -20,7 +20,7 @@ from tdro.files import atomic_path, write_json, write_text
 from tdro.models.encoder import save_encoder, set_max_length
 from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.loop import Workplace, train
-from tdro.training.robust_step import RobustStep
+from tdro.training.robust_step import RobustStep, make_rule
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
 
@@ -54,37 +54,43 @@ def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
 
     Returns:
         Fingerprint of the weights.
-
-    Raises:
-        DataError: A dataset has rows without negatives: the loss of this stage knows no others.
     """
     study = run.study
     config = study.weights
-    for name, dataset in rows.items():
-        if dataset.without_negatives:
-            saw = f"{dataset.without_negatives} of {len(dataset)} rows"
-            do = "let tdro mine them (mining.when: missing), or give every row a negative"
-            raise DataError("rows without negatives", where=f"dataset {name}", saw=saw, do=do)
     stage_fingerprint = fingerprint(reference_fingerprint, _influential(config), "weights")
-    if _skip(run, "weights", stage_fingerprint):
+    if _skip(run, "weights", stage_fingerprint, "weights/weights.json", "proxy/model/modules.json"):
         return stage_fingerprint
-    names = list(rows)
+    names, sizes = list(rows), {name: len(dataset) for name, dataset in rows.items()}
     with run.stage("weights", stage_fingerprint):
         proxy = run.load_base().train()
         step = RobustStep(
             proxy,
             run.load(str(run.folder / "reference" / "model")),
             TextSource(rows, study.data, proxy, study.seed),
-            MixedMixture({n: len(r) for n, r in rows.items()}, config.batch_size, study.seed, config.sampling),
+            MixedMixture(sizes, config.batch_size, study.seed, config.sampling),
             names,
             config,
+            make_rule(config, sizes, study.reference.steps * study.reference.batch_size),
             run.device,
             run.max_tokens,
         )
         train(proxy, config, step, _place(run, "weights", stage_fingerprint))
         _save(run, proxy, "proxy")
-        _write_weights(run, step, {name: len(dataset) for name, dataset in rows.items()})
+        _write_weights(run, step, sizes)
     return stage_fingerprint
+
+
+def refuse_rows_without_negatives(rows: dict[str, Rows]) -> None:
+    """Refuse datasets that stage 1 cannot measure.
+
+    Raises:
+        DataError: A dataset has rows without negatives: the loss of stage 1 knows no others.
+    """
+    for name, dataset in rows.items():
+        if dataset.without_negatives:
+            saw = f"{dataset.without_negatives} of {len(dataset)} rows"
+            do = "set mining.when to missing; where mining found none either, remove these rows or add passages"
+            raise DataError("rows without negatives", where=f"dataset {name}, {dataset.info.path}", saw=saw, do=do)
 
 
 def plan_weights(run: Run) -> dict[str, float]:
@@ -115,7 +121,9 @@ def plan_of(study: Study, weights: dict[str, float]) -> Plan:
     """
     config = study.robust
     try:
-        return top_share(weights, config.share) if config.plan == "top-share" else reweight(weights)
+        if config.plan == "reweight" or config.weights == "uniform":
+            return reweight(weights)
+        return top_share(weights, config.share)
     except ValueError as error:
         raise ConfigError(str(error), where="robust", do="raise robust.share or use robust.plan: reweight") from None
 
@@ -135,7 +143,7 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     """Train the base on homogeneous batches with a plan; stages 0 and 2."""
     study, config = run.study, run.study.reference
     stage_fingerprint = fingerprint(_inputs(run, rows), _influential(config), plan.probabilities)
-    if _skip(run, stage, stage_fingerprint):
+    if _skip(run, stage, stage_fingerprint, f"{stage}/model/modules.json"):
         return stage_fingerprint
     with run.stage(stage, stage_fingerprint) as result:
         model = run.load_base().train()
@@ -161,7 +169,7 @@ def _inputs(run: Run, rows: dict[str, Rows]) -> str:
     """Identify everything that all training stages depend on."""
     study = run.study
     data = study.data.model_dump(exclude={"root": True, "datasets": {"__all__": {"path", "size"}}})
-    content = {name: dataset.info.fingerprint for name, dataset in rows.items()}
+    content = [(name, dataset.info.fingerprint) for name, dataset in rows.items()]  # the order decides ties
     return fingerprint(data, content, study.model, run.base_fingerprint, study.seed)
 
 
@@ -170,9 +178,9 @@ def _influential(config: TrainingConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"checkpoint_every"})
 
 
-def _skip(run: Run, stage: str, stage_fingerprint: str) -> bool:
+def _skip(run: Run, stage: str, stage_fingerprint: str, *outputs: str) -> bool:
     """Say whether a stage is finished, and tell the journal."""
-    done = run.finished(stage, stage_fingerprint) is not None
+    done = run.finished(stage, stage_fingerprint, *outputs) is not None
     if done:
         run.journal.write("stage_skipped", stage)
     return done

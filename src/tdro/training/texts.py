@@ -23,6 +23,7 @@ class StepTexts:
         count_B: int64 tensor, passages per query.
         query_key_B: int64 tensor, equal for equal query texts.
         passage_key_P: int64 tensor, equal for equal passage texts.
+        known_K2: int64 tensor, pairs of a query and the key of a passage of the step that is another positive of it.
     """
 
     queries_B: list[list[int]]
@@ -30,6 +31,7 @@ class StepTexts:
     count_B: torch.Tensor
     query_key_B: torch.Tensor
     passage_key_P: torch.Tensor
+    known_K2: torch.Tensor
 
     @property
     def positive_B(self) -> torch.Tensor:
@@ -57,24 +59,31 @@ class TextSource:
         queries: list[str] = []
         passages: list[str] = []
         counts: list[int] = []
-        for dataset, row, visit in zip(draw.dataset_B, draw.row_B, draw.visit_B, strict=True):
+        others: list[tuple[int, str]] = []
+        for query, (dataset, row, visit) in enumerate(zip(draw.dataset_B, draw.row_B, draw.visit_B, strict=True)):
             name = self._names[dataset]
             options = data.datasets[name]
             example = choose(self._rows[dataset][int(row)], passages_per_query, self._seed, name, int(row), int(visit))
-            queries.append(with_instruction(example.query, options.instruction, data.instruction_template))
             instruction = options.instruction if options.symmetric else ""
+            queries.append(with_instruction(example.query, options.instruction, data.instruction_template))
             passages += [with_instruction(p, instruction, data.instruction_template) for p in example.passages]
+            others += [
+                (query, with_instruction(p, instruction, data.instruction_template)) for p in example.other_positives
+            ]
             counts.append(len(example.passages))
+        passage_keys = _keys(passages)
+        known = [(query, passage_keys[text]) for query, text in others if text in passage_keys]
+        query_keys = _keys(queries)
         return StepTexts(
             tokenize(self._tokenizer, queries, data.query_max_length),
             tokenize(self._tokenizer, passages, data.passage_max_length),
             torch.tensor(counts),
-            _keys(queries),
-            _keys(passages),
+            torch.tensor([query_keys[text] for text in queries]),
+            torch.tensor([passage_keys[text] for text in passages]),
+            torch.tensor(known, dtype=torch.long).reshape(-1, 2),
         )
 
 
-def _keys(texts: list[str]) -> torch.Tensor:
-    """Number the distinct texts; equal texts get equal numbers."""
-    numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
+def _keys(texts: list[str]) -> dict[str, int]:
+    """Number the distinct texts."""
+    return {text: number for number, text in enumerate(dict.fromkeys(texts))}
