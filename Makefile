@@ -1,5 +1,5 @@
 # Everything works from a fresh clone; the virtual environment is .venv.
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell command -v $(python))))
 BIN := .venv/bin
 
 .PHONY: setup demo test lint golden

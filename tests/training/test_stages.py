@@ -260,6 +260,7 @@ def test_study_is_planned_without_model_and_data_when_sizes_are_named(tmp_path):
         ({"evaluation": {"tasks": {"words": "eval/none"}}}, DataError, "evaluation set"),
         ({"evaluation": {"tasks": {"words": {"path": "eval/words", "split": "dev"}}}}, DataError, "qrels"),
         ({"data": {"passage_max_length": 4096}}, ConfigError, "positions"),
+        ({"weights": {"floor": 0.5}}, ConfigError, "no weights keep"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_trained(tmp_path, change, error, what):

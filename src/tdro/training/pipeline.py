@@ -40,6 +40,7 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
     learned = study.robust.weights == "learned" or "proxy" in evaluated or last == "weights"
     if learned and last != "reference":
         stages.refuse_rows_without_negatives(rows)
+        stages.rule_of(study, rows)
     if learned or "reference" in evaluated or last == "reference":
         reference = stages.reference(run, rows)
         if last == "reference":

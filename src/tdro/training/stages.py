@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from tdro.config import Study, TrainingConfig, fingerprint
 from tdro.core.groups import COLUMNS
 from tdro.core.plan import Plan, reweight, top_share
+from tdro.core.rule import Rule
 from tdro.data.mixture import HomogeneousMixture, MixedMixture
 from tdro.data.reading import Rows
 from tdro.data.weights_file import match_weights, read_weights, released_format
@@ -70,7 +71,7 @@ def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
             MixedMixture(sizes, config.batch_size, study.seed, config.sampling),
             names,
             config,
-            make_rule(config, sizes, study.reference.steps * study.reference.batch_size),
+            rule_of(study, rows),
             run.device,
             run.max_tokens,
         )
@@ -78,6 +79,12 @@ def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
         _save(run, proxy, "proxy")
         _write_weights(run, step, sizes)
     return stage_fingerprint
+
+
+def rule_of(study: Study, rows: dict[str, Rows]) -> Rule:
+    """Turn the settings of the weights stage into a rule; what cannot be is refused."""
+    examples = study.reference.steps * study.reference.batch_size
+    return make_rule(study.weights, {name: len(dataset) for name, dataset in rows.items()}, examples)
 
 
 def refuse_rows_without_negatives(rows: dict[str, Rows]) -> None:
