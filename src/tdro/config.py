@@ -209,12 +209,12 @@ class WeightsConfig(TrainingConfig):
 class RobustConfig(Section):
     """Stage 2: trained like the reference, with the learned mixture."""
 
-    plan: Literal["top-share", "reweight"] = "top-share"
-    """top-share: sample the best datasets uniformly. reweight: sample by weight."""
+    plan: Literal["top-share", "bottom-share", "reweight", "reweight-loss"] = "top-share"
+    """Sample the best (or worst) datasets uniformly; or sample by weight; or sample uniformly and weigh the loss."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Share of the datasets that top-share keeps."""
+    """Share of the datasets that top-share or bottom-share keeps."""
     weights: str = "learned"
-    """learned, uniform (every dataset, whatever the plan), a preset (paper-2408.10613) or a weights file."""
+    """learned; uniform, size or temperature-T, whatever the plan; a preset (paper-2408.10613) or a weights file."""
 
 
 class EvaluationConfig(Section):

@@ -223,6 +223,45 @@ def test_fixed_weights_without_evaluation_train_the_robust_model_only(tmp_path):
         assert {row["probability"] for row in csv.DictReader(file)} == {str(1 / 3)}
 
 
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("uniform", {"one": 1 / 3, "two": 1 / 3, "three": 1 / 3}),
+        ("size", {"one": 24 / 124, "two": 40 / 124, "three": 60 / 124}),
+        ("temperature-2", {"one": 24**0.5, "two": 40**0.5, "three": 60**0.5}),
+    ],
+)
+def test_fixed_mixtures_follow_from_the_sizes_whatever_the_plan(tmp_path, weights, expected):
+    table = planned(tiny_study(tmp_path, "static", robust={"weights": weights}))
+    for name, row in table.items():
+        assert row["robust_probability"] == pytest.approx(expected[name] / sum(expected.values()))
+
+
+def test_bottom_share_takes_the_other_end_and_loss_reweighting_samples_uniformly(tmp_path):
+    (tmp_path / "w.json").write_text('{"one": 0.2, "two": 0.5, "three": 0.3}')
+    tables = {
+        plan: planned(tiny_study(tmp_path, "static", robust={"weights": str(tmp_path / "w.json"), "plan": plan}))
+        for plan in ("top-share", "bottom-share", "reweight", "reweight-loss")
+    }
+    drawn = {
+        plan: {n: round(row["robust_probability"], 6) for n, row in table.items()} for plan, table in tables.items()
+    }
+    assert drawn["top-share"] == {"one": 0, "two": 0.5, "three": 0.5}
+    assert drawn["bottom-share"] == {"one": 0.5, "two": 0, "three": 0.5}
+    assert drawn["reweight"] == {"one": 0.2, "two": 0.5, "three": 0.3}
+    assert drawn["reweight-loss"] == {"one": 0.333333, "two": 0.333333, "three": 0.333333}
+
+
+def test_loss_reweighting_scales_the_loss_that_is_trained_and_not_the_one_that_is_shown(tmp_path):
+    (tmp_path / "w.json").write_text('{"one": 0.2, "two": 0.5, "three": 0.3}')
+    robust = {"weights": str(tmp_path / "w.json"), "plan": "reweight-loss"}
+    run = Run(tiny_study(tmp_path, "static", robust=robust, evaluation={"tasks": {}}))
+    run_study(run)
+    for event in run.journal.read("step", "robust"):
+        ((name, loss),) = event["losses"].items()
+        assert event["loss"] == pytest.approx(loss * 3 * {"one": 0.2, "two": 0.5, "three": 0.3}[name])
+
+
 def test_fixed_weights_need_no_weights_stage(tmp_path):
     (tmp_path / "w.json").write_text('{"one": 3, "two": 1}')
     study = tiny_study(
@@ -255,6 +294,7 @@ def test_study_is_planned_without_model_and_data_when_sizes_are_named(tmp_path):
         ({"data": {"datasets": {"one": "train/none.jsonl", "two": "train/two.jsonl"}}}, DataError, "none.jsonl"),
         ({"model": {"base": "{root}/nothing/here"}}, ConfigError, "model"),
         ({"robust": {"weights": "unknown-preset"}}, ConfigError, "weights cannot be read"),
+        ({"robust": {"weights": "temperature-0"}}, ConfigError, "weights cannot be read"),
         ({"robust": {"weights": "paper-2408.10613"}}, ConfigError, "unknown dataset"),
         ({"robust": {"share": 0.1}}, ConfigError, "keeps 0 of 3"),
         ({"evaluation": {"tasks": {"words": "eval/none"}}}, DataError, "evaluation set"),

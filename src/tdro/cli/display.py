@@ -162,8 +162,12 @@ def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | N
     if last == "weights" or (
         last in ("robust", "evaluate") and (run.study.robust.weights != "learned" or learned.exists())
     ):
-        weights = read_weights(learned) if last == "weights" else plan_weights(run)
-        plan = plan_of(run.study, weights).probabilities
+        sizes = {name: len(rows) for name, rows in run.source_rows.items()}
+        planned = plan_weights(run, sizes)
+        weights, plan = (
+            read_weights(learned) if last == "weights" else planned,
+            plan_of(run.study, planned).probabilities,
+        )
         table = Table("dataset", "weight", "robust samples it with", box=None, header_style="bold")
         for name in sorted(weights, key=lambda n: -weights[n]):
             table.add_row(name, f"{weights[name]:.4f}", f"{plan[name]:.4f}" if name in plan else "left out")

@@ -14,9 +14,11 @@ class Plan:
 
     Attributes:
         probabilities: Dataset -> probability per step; sums to 1; datasets that are left out are absent.
+        loss_factors: Dataset -> factor of its loss, where the weights act on the loss instead of the sampling.
     """
 
     probabilities: dict[str, float]
+    loss_factors: dict[str, float] | None = None
 
     def epochs(self, sizes: Mapping[str, int], examples: int) -> dict[str, float]:
         """Compute how often each row is seen when `examples` queries are drawn.
@@ -61,13 +63,61 @@ def top_share(weights: Mapping[str, float], share: float) -> Plan:
 
     Source: paper, dataset selection (top 70 % keeps 17 of 25); the released code writes an empty file for n = 0.
     """
-    kept = floor(len(weights) * Fraction(str(share)))  # exact: 0.58 * 50 is 28.999... in binary
-    if not 0 < kept <= len(weights):
-        raise ValueError(f"a share of {share} keeps {kept} of {len(weights)} datasets")
-    names = [name for name in _by_weight(weights)[:kept] if weights[name] > 0]
+    names = [name for name in _by_weight(weights)[: _kept(len(weights), share)] if weights[name] > 0]
     if not names:
         raise ValueError("all weights are 0")
     return Plan({name: 1.0 / len(names) for name in names})
+
+
+def bottom_share(weights: Mapping[str, float], share: float) -> Plan:
+    """Keep the datasets with the smallest weights and sample them uniformly: the ablation that should hurt.
+
+    Raises:
+        ValueError: The share keeps nothing.
+
+    Example:
+        >>> bottom_share({"a": 0.2, "b": 0.5, "c": 0.3}, 0.7).probabilities
+        {'c': 0.5, 'a': 0.5}
+
+    Source: paper, ablation "bottom-50 %"; absent from the released code.
+    """
+    kept = _kept(len(weights), share)
+    return Plan({name: 1.0 / kept for name in _by_weight(weights)[-kept:]})
+
+
+def reweight_loss(weights: Mapping[str, float]) -> Plan:
+    """Sample uniformly and multiply the loss of each dataset by G * weight.
+
+    With AdamW and gradient clipping a factor on the loss of a whole batch acts less than its size suggests.
+
+    Example:
+        >>> plan = reweight_loss({"a": 1.0, "b": 3.0})
+        >>> plan.probabilities, plan.loss_factors
+        ({'b': 0.5, 'a': 0.5}, {'b': 1.5, 'a': 0.5})
+
+    Source: paper, ablation "loss reweighting"; absent from the released code.
+    """
+    shares = reweight(weights).probabilities
+    return Plan(dict.fromkeys(shares, 1 / len(shares)), {name: len(shares) * p for name, p in shares.items()})
+
+
+def size_mixture(sizes: Mapping[str, int], temperature: float = 1.0) -> dict[str, float]:
+    """Compute fixed weights from sizes: alpha_g ~ size_g^(1/t); t = 1 is proportional to size, large t uniform.
+
+    Example:
+        >>> size_mixture({"a": 100, "b": 900}), size_mixture({"a": 100, "b": 900}, 2.0)
+        ({'a': 0.1, 'b': 0.9}, {'a': 0.25, 'b': 0.75})
+    """
+    scaled = np.array(list(sizes.values()), np.float64) ** (1 / temperature)
+    return dict(zip(sizes, (scaled / scaled.sum()).tolist(), strict=True))
+
+
+def _kept(groups: int, share: float) -> int:
+    """Number of datasets that a share keeps."""
+    kept = floor(groups * Fraction(str(share)))  # exact: 0.58 * 50 is 28.999... in binary
+    if not 0 < kept <= groups:
+        raise ValueError(f"a share of {share} keeps {kept} of {groups} datasets")
+    return kept
 
 
 def _by_weight(weights: Mapping[str, float]) -> list[str]:

@@ -49,7 +49,7 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
             stages.weights(run, rows, reference)
     if last == "weights":
         return None
-    stages.robust(run, rows, stages.plan_weights(run))
+    stages.robust(run, rows, stages.plan_weights(run, {name: len(dataset) for name, dataset in rows.items()}))
     return evaluate_models(run) if last == "evaluate" and study.evaluation.tasks else None
 
 
@@ -87,7 +87,7 @@ def planned(study: Study) -> dict[str, dict[str, float]]:
             cache = cache_folder() / "datasets"
             path = study.locate(options.path)
             sizes[name] = len(read_dataset(name, path, cache=cache, max_rows=data.max_rows, seed=study.seed))
-    plan = _some_plan(study)
+    plan = _some_plan(study, sizes)
     uniform = reweight(dict.fromkeys(sizes, 1.0))
     examples = reference.steps * reference.batch_size
     epochs, proxy_epochs = uniform.epochs(sizes, examples), uniform.epochs(sizes, weights.steps * weights.batch_size)
@@ -111,17 +111,17 @@ def _refuse_missing_inputs(run: Run, last: LastStage) -> None:
     find_encoder(study.fill_root(study.model.base))
     if study.mining.encoder and study.mining.when != "never":
         find_encoder(study.fill_root(study.mining.encoder))
-    _some_plan(study)
+    _some_plan(study, dict.fromkeys(study.data.datasets, 1))
     if last == "evaluate":
         for task, options in study.evaluation.tasks.items():
             check_beir(task, study.locate(options.path), options.split)
 
 
-def _some_plan(study: Study) -> Plan:
+def _some_plan(study: Study, sizes: dict[str, int]) -> Plan:
     """The plan of fixed weights, or of equal ones where the weights are still to be learned: as many datasets are kept.
 
     Raises:
         ConfigError: No plan can be made.
     """
     unknown = study.robust.weights == "learned"
-    return stages.plan_of(study, dict.fromkeys(study.data.datasets, 1.0) if unknown else stages.fixed_weights(study))
+    return stages.plan_of(study, dict.fromkeys(sizes, 1.0) if unknown else stages.fixed_weights(study, sizes))

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import math
+import re
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from tdro.config import Study, TrainingConfig, fingerprint
 from tdro.core.groups import COLUMNS
-from tdro.core.plan import Plan, reweight, top_share
+from tdro.core.plan import Plan, bottom_share, reweight, reweight_loss, size_mixture, top_share
 from tdro.core.rule import Rule
 from tdro.data.mixture import HomogeneousMixture, MixedMixture
 from tdro.data.reading import Rows
@@ -100,39 +102,47 @@ def refuse_rows_without_negatives(rows: dict[str, Rows]) -> None:
             raise DataError("rows without negatives", where=f"dataset {name}, {dataset.info.path}", saw=saw, do=do)
 
 
-def plan_weights(run: Run) -> dict[str, float]:
+def plan_weights(run: Run, sizes: dict[str, int]) -> dict[str, float]:
     """Return the weights that robust.weights asks for, one per dataset of the study."""
     if run.study.robust.weights != "learned":
-        return fixed_weights(run.study)
+        return fixed_weights(run.study, sizes)
     path = run.folder / "weights" / "weights.json"
-    return match_weights(read_weights(path), run.study.data.datasets, str(path))
+    return match_weights(read_weights(path), sizes, str(path))
 
 
-def fixed_weights(study: Study) -> dict[str, float]:
-    """Return weights that need no training: uniform, a preset or a file, one per dataset of the study.
+def fixed_weights(study: Study, sizes: dict[str, int]) -> dict[str, float]:
+    """Return weights that need no training: of a fixed mixture, a preset or a file, one per dataset of the study.
 
     Raises:
         ConfigError: They cannot be read, or one is for a dataset that the study does not have.
     """
-    names, source = list(study.data.datasets), study.robust.weights
-    if source == "uniform":
-        return dict.fromkeys(names, 1 / len(names))
-    return match_weights(read_weights(source), names, source)
+    source = study.robust.weights
+    if _is_mixture(source):
+        temperature = {"uniform": math.inf, "size": 1.0}.get(source) or float(source.removeprefix("temperature-"))
+        return size_mixture(sizes, temperature)
+    return match_weights(read_weights(source), sizes, source)
 
 
 def plan_of(study: Study, weights: dict[str, float]) -> Plan:
-    """Turn weights into the plan that the study asks for.
+    """Turn weights into the plan that the study asks for; a fixed mixture is sampled as it is.
 
     Raises:
         ConfigError: robust.share keeps no dataset, or no weight is above 0.
     """
     config = study.robust
     try:
-        if config.plan == "reweight" or config.weights == "uniform":
+        if config.plan == "reweight" or _is_mixture(config.weights):
             return reweight(weights)
-        return top_share(weights, config.share)
+        if config.plan == "reweight-loss":
+            return reweight_loss(weights)
+        return (top_share if config.plan == "top-share" else bottom_share)(weights, config.share)
     except ValueError as error:
         raise ConfigError(str(error), where="robust", do="raise robust.share or use robust.plan: reweight") from None
+
+
+def _is_mixture(weights: str) -> bool:
+    """Whether robust.weights names a mixture that follows from the sizes alone."""
+    return re.fullmatch(r"uniform|size|temperature-(?!0+(\.0+)?$)\d+(\.\d+)?", weights) is not None
 
 
 def plan_csv(plan: Plan, weights: dict[str, float], sizes: dict[str, int], config: TrainingConfig) -> str:
@@ -149,7 +159,7 @@ def plan_csv(plan: Plan, weights: dict[str, float], sizes: dict[str, int], confi
 def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     """Train the base on homogeneous batches with a plan; stages 0 and 2."""
     study, config = run.study, run.study.reference
-    stage_fingerprint = fingerprint(_inputs(run, rows), _influential(config), plan.probabilities)
+    stage_fingerprint = fingerprint(_inputs(run, rows), _influential(config), plan.probabilities, plan.loss_factors)
     if _skip(run, stage, stage_fingerprint, f"{stage}/model/modules.json"):
         return stage_fingerprint
     with run.stage(stage, stage_fingerprint) as result:
@@ -158,7 +168,8 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
             {name: len(dataset) for name, dataset in rows.items()}, plan.probabilities, config.batch_size, study.seed
         )
         source = TextSource(rows, study.data, model, study.seed)
-        step = ContrastiveStep(model, source, mixture, list(rows), config, run.device, run.max_tokens)
+        factor_G = [(plan.loss_factors or {}).get(name, 1.0) for name in rows]
+        step = ContrastiveStep(model, source, mixture, list(rows), factor_G, config, run.device, run.max_tokens)
         train(model, config, step, _place(run, stage, stage_fingerprint))
         _save(run, model, stage)
         seen = mixture.examples_seen(config.steps)
