@@ -72,6 +72,7 @@ OPTIONS = [
     "weights.cap",
     "weights.max_epochs",
     "weights.sampling",
+    "weights.keep_losses",
     "weights.export",
     "robust.plan",
     "robust.share",

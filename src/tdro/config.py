@@ -202,6 +202,8 @@ class WeightsConfig(TrainingConfig):
     """Cap each weight so that the robust run sees no row more often."""
     sampling: Literal["uniform", "stratified"] = "uniform"
     """uniform: every query draws its dataset. stratified: a batch has as many of each dataset, give or take one."""
+    keep_losses: bool = False
+    """Keep the losses of every query in weights/losses.parquet, so that any measure can be replayed."""
     export: Literal["last", "mean", "ema"] = "last"
     """Which weights are handed on: after the last step, their mean, or their moving average."""
 

@@ -15,9 +15,10 @@ from tdro.data.mixture import MixedMixture
 from tdro.errors import ConfigError, TdroError
 from tdro.models.encoder import embed
 from tdro.training.negatives import negatives
-from tdro.training.robust_step import RobustStep, make_rule
+from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
+from tdro.training.weight_learner import WeightLearner, make_rule
 
 
 def make_step(folder, max_tokens: int = 120, family: str = "bert", **weights):
@@ -32,8 +33,8 @@ def make_step(folder, max_tokens: int = 120, family: str = "bert", **weights):
     mixture = MixedMixture({name: len(r) for name, r in rows.items()}, 8, study.seed)
     source = TextSource(rows, study.data, proxy, study.seed)
     sizes = {name: len(r) for name, r in rows.items()}
-    rule = make_rule(study.weights, sizes, 48)
-    step = RobustStep(proxy, reference, source, mixture, list(rows), study.weights, rule, run.device, max_tokens)
+    learner = WeightLearner(list(rows), study.weights, make_rule(study.weights, sizes, 48))
+    step = RobustStep(proxy, reference, source, mixture, list(rows), study.weights, learner, run.device, max_tokens)
     return step, proxy, reference, source, mixture, study.weights
 
 
@@ -72,7 +73,7 @@ def test_gradient_and_weights_equal_the_slow_version(tmp_path, family):
     expected = eg(
         initial_state(np.ones(3)), clip_l2(relative(statistics, 0.01), 1.0), config.step_size, statistics.present_G
     )
-    np.testing.assert_allclose(step.weights.weights_G, expected.weights_G, rtol=1e-9)
+    np.testing.assert_allclose(step.learner.weights.weights_G, expected.weights_G, rtol=1e-9)
 
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path):
@@ -81,7 +82,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path):
         step, proxy, *_ = make_step(tmp_path, max_tokens)
         step.backward(0, 0)
         gradient = torch.cat([p.grad.flatten() for p in proxy.parameters() if p.grad is not None])
-        found.append((gradient, step.weights.weights_G))
+        found.append((gradient, step.learner.weights.weights_G))
     for gradient, weights_G in found[1:]:
         torch.testing.assert_close(gradient, found[0][0], rtol=1e-9, atol=1e-11)
         np.testing.assert_allclose(weights_G, found[0][1], rtol=1e-9)
@@ -99,11 +100,11 @@ def test_weights_hold_no_graph_and_state_survives_json_exactly(tmp_path):
     step, *_ = make_step(tmp_path)
     step.backward(0, 0)
     state = json.loads(json.dumps(step.state()))
-    before = step.weights
+    before = step.learner.weights
     step.restore(state)
-    for a, b in zip(before[:3], step.weights[:3], strict=True):
+    for a, b in zip(before[:3], step.learner.weights[:3], strict=True):
         np.testing.assert_array_equal(a, b)
-    assert step.weights.updates == 1
+    assert step.learner.weights.updates == 1
 
 
 def weights_after(folder, steps: int = 3, **changes) -> np.ndarray:
@@ -111,7 +112,7 @@ def weights_after(folder, steps: int = 3, **changes) -> np.ndarray:
     step, *_ = make_step(folder, 100_000, **{"steps": 3, **changes})
     for number in range(steps):
         step.backward(number, 0)
-    return step.weights.weights_G
+    return step.learner.weights.weights_G
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,16 @@ def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
     console.print(table)
 
 
+def print_weights(weights: dict[str, float], how: str) -> None:
+    """Print weights that were learned without training anything."""
+    table = Table("dataset", "weight", box=None, header_style="bold")
+    for name, weight in weights.items():
+        table.add_row(name, f"{weight:.4f}")
+    console = _console()
+    console.print(how)
+    console.print(table)
+
+
 def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | None, last: str) -> None:
     """Print the weights, the scores and a verdict, as far as a run went."""
     from tdro.data.weights_file import read_weights

@@ -75,6 +75,10 @@ def _dispatch(verb: str, arguments: list[str]) -> int:
         from tdro.cli import demo
 
         return demo.command(arguments)
+    if verb == "weights" and arguments and arguments[0] in ("--replay", "--from-losses"):
+        from tdro.cli import replay
+
+        return replay.command(arguments)
     if verb in STUDY_VERBS:
         from tdro.cli import study
 

@@ -27,6 +27,11 @@ examples:
 
 `tdro {verb} STUDY.yaml --help` lists every option with the value it has in that file.
 """
+REPLAY_HELP = """
+without training, from what a run or anybody else recorded:
+  tdro weights --replay runs/NAME --weights.update anchored
+  tdro weights --from-losses losses.parquet --weights.measure excess
+"""
 
 
 @dataclass
@@ -41,7 +46,7 @@ class Arguments:
 def command(verb: str, what: str, arguments: list[str]) -> int:
     """Run a study verb."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(verb=verb, what=what[0].upper() + what[1:]), end="")
+        print(HELP.format(verb=verb, what=what[0].upper() + what[1:]) + REPLAY_HELP * (verb == "weights"), end="")
         return 0
     if arguments[0].startswith("-"):
         raise ConfigError("the study file comes first", saw=arguments[0], do=f"tdro {verb} STUDY.yaml [options]")

@@ -54,6 +54,19 @@ def read_weights(source: str | Path) -> dict[str, float]:
     return checked
 
 
+def read_sizes(path: Path) -> dict[str, int]:
+    """Read the sizes that a weights file in the released format records.
+
+    Raises:
+        ConfigError: The file cannot be read or has no sizes.
+    """
+    try:
+        return {str(name): int(size) for name, size in json.loads(path.read_text("utf-8-sig"))["size"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        do = "give the folder of a run whose weights stage is finished"
+        raise ConfigError("no sizes can be read", where=path, saw=str(error), do=do) from None
+
+
 def released_format(weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, Any]:
     """Lay weights out as the released code does, descending by weight.
 

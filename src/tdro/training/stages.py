@@ -23,9 +23,10 @@ from tdro.files import atomic_path, write_json, write_text
 from tdro.models.encoder import save_encoder, set_max_length
 from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.loop import Workplace, train
-from tdro.training.robust_step import RobustStep, make_rule
+from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
+from tdro.training.weight_learner import WeightLearner, make_rule
 
 
 def reference(run: Run, rows: dict[str, Rows]) -> str:
@@ -73,7 +74,7 @@ def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
             MixedMixture(sizes, config.batch_size, study.seed, config.sampling),
             names,
             config,
-            rule_of(study, rows),
+            WeightLearner(names, config, rule_of(study, rows)),
             run.device,
             run.max_tokens,
         )
@@ -211,13 +212,9 @@ def _place(run: Run, stage: str, stage_fingerprint: str) -> Workplace:
 
 def _write_weights(run: Run, step: RobustStep, sizes: dict[str, int]) -> None:
     """Write the weights file and the tables of what happened in every step."""
-    names = list(sizes)
-    versions = {
-        key: dict(zip(names, values.tolist(), strict=True))
-        for key, values in (
-            ("last", step.weights.weights_G), ("mean", step.weights.mean_G), ("ema", step.weights.ema_G)
-        )
-    }  # fmt: skip
+    names, learned = list(sizes), step.learner.weights
+    columns_G = {"last": learned.weights_G, "mean": learned.mean_G, "ema": learned.ema_G}
+    versions = {key: dict(zip(names, values.tolist(), strict=True)) for key, values in columns_G.items()}
     exported = versions[run.study.weights.export]
     write_json(run.folder / "weights" / "weights.json", {**released_format(exported, sizes), **versions})
     events = list(run.journal.read("step", "weights"))
@@ -229,6 +226,14 @@ def _write_weights(run: Run, step: RobustStep, sizes: dict[str, int]) -> None:
     trajectory = {column: np.concatenate([event[key] for event in events]) for column, key in moves.items()}
     sums_C = np.concatenate([event["statistics"] for event in events]).T
     statistics = dict(zip(COLUMNS, sums_C, strict=True))
-    for name, columns in (("trajectory", trajectory), ("statistics", statistics)):
+    tables = {"trajectory": {**keys, **trajectory}, "statistics": {**keys, **statistics}}
+    if run.study.weights.keep_losses:
+        tables["losses"] = {
+            "step": np.repeat(np.array([e["step"] for e in events], np.int32), [len(e["groups"]) for e in events]),
+            "dataset": [names[g] for event in events for g in event["groups"]],
+            "proxy_loss": np.concatenate([event["proxy_losses"] for event in events]),
+            "reference_loss": np.concatenate([event["reference_losses"] for event in events]),
+        }
+    for name, columns in tables.items():
         with atomic_path(run.folder / "weights" / f"{name}.parquet") as path:
-            pq.write_table(pa.table({**keys, **columns}), path)
+            pq.write_table(pa.table(columns), path)

@@ -1,0 +1,131 @@
+"""Learn weights again from what was recorded: another measure, update, step size or cap, without a model.
+
+Approximate in one respect: the proxy of the recorded run was trained with the weights of that run.
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from tdro.config import WeightsConfig
+from tdro.core.groups import COLUMNS, GroupStatistics, group_statistics
+from tdro.core.rule import SAMPLE_MEASURES, StepLosses
+from tdro.core.updates import WeightState
+from tdro.data.weights_file import read_sizes
+from tdro.errors import ConfigError, DataError
+from tdro.training.weight_learner import WeightLearner, make_rule
+
+LOSS_COLUMNS = ("step", "dataset", "proxy_loss", "reference_loss")
+NOTHING = np.empty(0)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Weights that a replay learned.
+
+    Attributes:
+        names: Datasets.
+        steps: Steps replayed.
+        state: Weights after the last step, and their averages.
+    """
+
+    names: list[str]
+    steps: int
+    state: WeightState
+
+    def exported(self, which: str) -> dict[str, float]:
+        """Return the last, mean or ema weights by name, descending."""
+        values_G = {"last": self.state.weights_G, "mean": self.state.mean_G, "ema": self.state.ema_G}[which]
+        weights = dict(zip(self.names, values_G.tolist(), strict=True))
+        return dict(sorted(weights.items(), key=lambda item: -item[1]))
+
+
+def replay_run(folder: Path, config: WeightsConfig, examples: int) -> Replayed:
+    """Learn weights again from the statistics of a run, or from its losses where the measure needs every example.
+
+    Args:
+        folder: Run folder of a finished weights stage.
+        config: Settings; those of the run give its weights again, exactly.
+        examples: Queries that the robust run draws; for `max_epochs`.
+
+    Raises:
+        DataError: The run has not learned weights, or did not keep the losses that the measure needs.
+    """
+    table = _read(folder / "weights" / "statistics.parquet", ("step", "dataset", *COLUMNS))
+    names = list(dict.fromkeys(table["dataset"].to_pylist()))
+    sizes = dict(zip(names, map(read_sizes(folder / "weights" / "weights.json").__getitem__, names), strict=True))
+    if config.measure in SAMPLE_MEASURES:
+        path = folder / "weights" / "losses.parquet"
+        if not path.exists():
+            do = "run the study with --weights.keep-losses True, or choose a measure of sums per dataset"
+            raise DataError(f"measure {config.measure} needs the losses of every query", where=path, do=do)
+        return _replay(_steps_of_losses(_read(path, LOSS_COLUMNS), names), config, sizes, examples)
+    sums_TGC = np.stack([table[c].to_numpy() for c in COLUMNS], axis=-1).reshape(-1, len(names), len(COLUMNS))
+    steps = (StepLosses(GroupStatistics(sums_GC), NOTHING, NOTHING, NOTHING) for sums_GC in sums_TGC)
+    return _replay(steps, config, sizes, examples)
+
+
+def replay_losses(path: Path, config: WeightsConfig) -> Replayed:
+    """Learn weights from anybody's losses: a parquet file with dataset, proxy_loss, reference_loss and step.
+
+    Args:
+        path: One row per query and step; steps in any order.
+        config: Settings.
+
+    Raises:
+        DataError: The file cannot be read or lacks a column.
+        ConfigError: `max_epochs` is set; the file knows no sizes.
+    """
+    if config.max_epochs is not None:
+        do = "use weights.cap instead"
+        raise ConfigError(
+            "epochs need the sizes of the datasets", where="weights.max_epochs", saw=config.max_epochs, do=do
+        )
+    table = _read(path, LOSS_COLUMNS)
+    names = sorted(set(table["dataset"].to_pylist()))
+    if not names:
+        raise DataError("file has no rows", where=path)
+    return _replay(_steps_of_losses(table, names), config, dict.fromkeys(names, 1), 1)
+
+
+def _replay(steps: Iterator[StepLosses], config: WeightsConfig, sizes: dict[str, int], examples: int) -> Replayed:
+    """Feed recorded steps to a learner; `sizes` names the groups in their order."""
+    names = list(sizes)
+    learner = WeightLearner(names, config, make_rule(config, sizes, examples))
+    count = 0
+    for count, losses in enumerate(steps, start=1):
+        learner.update(count - 1, losses)
+    return Replayed(names, count, learner.weights)
+
+
+def _steps_of_losses(table: pa.Table, names: list[str]) -> Iterator[StepLosses]:
+    """Cut a table of losses into steps."""
+    number = {name: g for g, name in enumerate(names)}
+    group_N = np.array([number[name] for name in table["dataset"].to_pylist()], np.int64)
+    step_N = table["step"].to_numpy()
+    proxy_N, reference_N = (table[c].to_numpy().astype(np.float64) for c in ("proxy_loss", "reference_loss"))
+    order_N = np.argsort(step_N, kind="stable")
+    for rows in np.split(order_N, np.flatnonzero(np.diff(step_N[order_N])) + 1):
+        proxy_B, reference_B, group_B = proxy_N[rows], reference_N[rows], group_N[rows]
+        proxy, reference, group = (torch.from_numpy(x) for x in (proxy_B, reference_B, group_B))
+        yield StepLosses(group_statistics(proxy, reference, group, len(names)), proxy_B, reference_B, group_B)
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> pa.Table:
+    """Read the columns of a parquet file."""
+    try:
+        present = pq.read_schema(path).names
+        missing = [name for name in columns if name not in present]
+        if missing:
+            close = difflib.get_close_matches(missing[0], present, n=1)
+            do = f"rename {close[0]!r}" if close else f"write the columns {', '.join(columns)}"
+            raise DataError(f"column {missing[0]} is missing", where=path, saw=present, do=do)
+        return pq.read_table(path, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError("parquet file cannot be read", where=path, saw=str(error), do="give a parquet file") from None
