@@ -319,6 +319,17 @@ def test_nan_loss_stops_the_stage_and_leaves_the_checkpoint(tmp_path):
     assert not (study.run_folder / "reference" / "done.json").exists()
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
+def test_a_study_runs_in_every_precision_with_losses_in_float32_or_better(tmp_path, precision):
+    scores = {}
+    for name in ("float32", precision):
+        study = tiny_study(tmp_path, "bert", model={"precision": name}, evaluation={"tasks": {}}, reference={"steps": 2})
+        run = Run(study.model_copy(update={"output": str(tmp_path / name)}))
+        run_study(run, "reference")
+        scores[name] = [event["loss"] for event in run.journal.read("step", "reference")]
+    assert scores[precision] == pytest.approx(scores["float32"], rel=0.2) and scores[precision] != scores["float32"]
+
+
 def test_evaluating_models_that_are_not_there_is_refused(tmp_path):
     with pytest.raises(TdroError, match="not there yet"):
         evaluate_only(Run(tiny_study(tmp_path, "static")))
