@@ -323,7 +323,9 @@ def test_nan_loss_stops_the_stage_and_leaves_the_checkpoint(tmp_path):
 def test_a_study_runs_in_every_precision_with_losses_in_float32_or_better(tmp_path, precision):
     scores = {}
     for name in ("float32", precision):
-        study = tiny_study(tmp_path, "bert", model={"precision": name}, evaluation={"tasks": {}}, reference={"steps": 2})
+        study = tiny_study(
+            tmp_path, "bert", model={"precision": name}, evaluation={"tasks": {}}, reference={"steps": 2}
+        )
         run = Run(study.model_copy(update={"output": str(tmp_path / name)}))
         run_study(run, "reference")
         scores[name] = [event["loss"] for event in run.journal.read("step", "reference")]
