@@ -94,7 +94,7 @@ def replay_resampled(
 
 
 def cut_verdicts(weights_SG: np.ndarray, kept: int, certainty: float = 0.95) -> list[Verdict]:
-    """Say for each group whether it is among the `kept` largest weights in nearly all resamples, nearly none, or between.
+    """Say for each group whether it is among the `kept` largest weights in nearly all resamples, nearly none, or else.
 
     Example: group 0 always wins; 1 and 2 take turns.
         >>> cut_verdicts(np.array([[0.5, 0.3, 0.2], [0.5, 0.2, 0.3], [0.6, 0.3, 0.1], [0.6, 0.1, 0.3]]), kept=2)
