@@ -162,26 +162,12 @@ def print_weights(weights: dict[str, float], how: str) -> None:
 
 def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | None, last: str) -> None:
     """Print the weights, the scores and a verdict, as far as a run went."""
-    from tdro.data.weights_file import read_weights
     from tdro.devices import peak_memory_gb
     from tdro.training.outcome import robust_gain
-    from tdro.training.stages import plan_of, plan_weights
 
     console = _console()
-    learned = run.folder / "weights" / "weights.json"
-    if last == "weights" or (
-        last in ("robust", "evaluate") and (run.study.robust.weights != "learned" or learned.exists())
-    ):
-        sizes = {name: len(rows) for name, rows in run.source_rows.items()}
-        planned = plan_weights(run, sizes)
-        weights, plan = (
-            read_weights(learned) if last == "weights" else planned,
-            plan_of(run.study, planned).probabilities,
-        )
-        table = Table("dataset", "weight", "robust samples it with", box=None, header_style="bold")
-        for name in sorted(weights, key=lambda n: -weights[n]):
-            table.add_row(name, f"{weights[name]:.4f}", f"{plan[name]:.4f}" if name in plan else "left out")
-        console.print(table)
+    if last == "weights" or (last in ("robust", "evaluate") and _has_plan(run)):
+        _print_plan_and_weights(run, console, last)
     if scores:
         console.print(_score_table(scores))
         gain = robust_gain(run)
@@ -189,6 +175,36 @@ def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | N
             console.print(verdict(gain))
     peaks = ", ".join(f"{name} {value:.2f} GB" for name, value in peak_memory_gb().items())
     console.print(f"everything is in {run.folder}; peak memory: {peaks}")
+
+
+def _has_plan(run: "Run") -> bool:
+    """Whether the robust model's weights are known."""
+    return run.study.robust.weights != "learned" or (run.folder / "weights" / "weights.json").exists()
+
+
+def _print_plan_and_weights(run: "Run", console: Console, last: str) -> None:
+    """Print weights, what the plan makes of them and, where they were learned, how sure they are."""
+    from tdro.data.weights_file import read_diagnostics, read_weights
+    from tdro.training.diagnose import sentences
+    from tdro.training.stages import plan_of, plan_weights
+
+    path = run.folder / "weights" / "weights.json"
+    learned = last == "weights" or run.study.robust.weights == "learned"
+    planned = plan_weights(run, {name: len(rows) for name, rows in run.source_rows.items()})
+    weights, plan = read_weights(path) if learned else planned, plan_of(run.study, planned).probabilities
+    diagnostics = read_diagnostics(path) if learned else {}
+    table = Table("dataset", "weight", box=None, header_style="bold")
+    for column in (["95 % interval", "at the cut"] if diagnostics else []) + ["robust samples it with"]:
+        table.add_column(column)
+    for name in sorted(weights, key=lambda n: -weights[n]):
+        row = [f"{weights[name]:.4f}"]
+        if diagnostics:
+            low, high = diagnostics["datasets"][name]["interval"]
+            row += [f"{low:.4f} to {high:.4f}", diagnostics["datasets"][name]["verdict"]]
+        table.add_row(name, *row, f"{plan[name]:.4f}" if name in plan else "left out")
+    console.print(table)
+    if diagnostics:
+        console.print("\n".join(sentences(diagnostics)))
 
 
 def verdict(gain: "Difference") -> str:

@@ -63,7 +63,7 @@ def top_share(weights: Mapping[str, float], share: float) -> Plan:
 
     Source: paper, dataset selection (top 70 % keeps 17 of 25); the released code writes an empty file for n = 0.
     """
-    names = [name for name in _by_weight(weights)[: _kept(len(weights), share)] if weights[name] > 0]
+    names = [name for name in _by_weight(weights)[: kept_count(len(weights), share)] if weights[name] > 0]
     if not names:
         raise ValueError("all weights are 0")
     return Plan({name: 1.0 / len(names) for name in names})
@@ -81,7 +81,7 @@ def bottom_share(weights: Mapping[str, float], share: float) -> Plan:
 
     Source: paper, ablation "bottom-50 %"; absent from the released code.
     """
-    kept = _kept(len(weights), share)
+    kept = kept_count(len(weights), share)
     return Plan({name: 1.0 / kept for name in _by_weight(weights)[-kept:]})
 
 
@@ -112,9 +112,17 @@ def size_mixture(sizes: Mapping[str, int], temperature: float = 1.0) -> dict[str
     return dict(zip(sizes, (scaled / scaled.sum()).tolist(), strict=True))
 
 
-def _kept(groups: int, share: float) -> int:
-    """Number of datasets that a share keeps."""
-    kept = floor(groups * Fraction(str(share)))  # exact: 0.58 * 50 is 28.999... in binary
+def kept_count(groups: int, share: float) -> int:
+    """Compute how many datasets a share keeps: floor(groups * share), in exact arithmetic.
+
+    Raises:
+        ValueError: It keeps nothing, or more than all.
+
+    Example: in binary, 0.58 * 50 is a little less than 29.
+        >>> kept_count(50, 0.58), kept_count(25, 0.7)
+        (29, 17)
+    """
+    kept = floor(groups * Fraction(str(share)))
     if not 0 < kept <= groups:
         raise ValueError(f"a share of {share} keeps {kept} of {groups} datasets")
     return kept

@@ -67,6 +67,11 @@ def read_sizes(path: Path) -> dict[str, int]:
         raise ConfigError("no sizes can be read", where=path, saw=str(error), do=do) from None
 
 
+def read_diagnostics(path: Path) -> dict[str, Any]:
+    """Read what a weights file says about how sure its weights are; empty where it says nothing."""
+    return dict(json.loads(path.read_text("utf-8-sig")).get("diagnostics", {}))
+
+
 def released_format(weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, Any]:
     """Lay weights out as the released code does, descending by weight.
 

@@ -22,6 +22,7 @@ from tdro.errors import ConfigError, DataError
 from tdro.files import atomic_path, write_json, write_text
 from tdro.models.encoder import save_encoder, set_max_length
 from tdro.training.contrastive_step import ContrastiveStep
+from tdro.training.diagnose import diagnose
 from tdro.training.loop import Workplace, train
 from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
@@ -80,7 +81,7 @@ def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
         )
         train(proxy, config, step, _place(run, "weights", stage_fingerprint))
         _save(run, proxy, "proxy")
-        _write_weights(run, step, sizes)
+        _write_weights(run, step, sizes, WeightLearner(names, config, rule_of(study, rows)))
     return stage_fingerprint
 
 
@@ -210,14 +211,16 @@ def _place(run: Run, stage: str, stage_fingerprint: str) -> Workplace:
     return Workplace(stage, run.folder / stage, run.journal, stage_fingerprint, run.study.seed)
 
 
-def _write_weights(run: Run, step: RobustStep, sizes: dict[str, int]) -> None:
-    """Write the weights file and the tables of what happened in every step."""
+def _write_weights(run: Run, step: RobustStep, sizes: dict[str, int], fresh: WeightLearner) -> None:
+    """Write the weights file with its diagnostics, and the tables of what happened in every step."""
     names, learned = list(sizes), step.learner.weights
     columns_G = {"last": learned.weights_G, "mean": learned.mean_G, "ema": learned.ema_G}
     versions = {key: dict(zip(names, values.tolist(), strict=True)) for key, values in columns_G.items()}
     exported = versions[run.study.weights.export]
-    write_json(run.folder / "weights" / "weights.json", {**released_format(exported, sizes), **versions})
     events = list(run.journal.read("step", "weights"))
+    diagnostics = diagnose(run.study, names, events, fresh)
+    content = {**released_format(exported, sizes), **versions, "diagnostics": diagnostics}
+    write_json(run.folder / "weights" / "weights.json", content)
     keys = {
         "step": np.repeat(np.array([event["step"] for event in events], np.int32), len(names)),
         "dataset": names * len(events),

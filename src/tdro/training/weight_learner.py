@@ -97,8 +97,12 @@ class WeightLearner:
             names = [name for name, zero in zip(self._names, without, strict=True) if zero]
             do = "set weights.shrinkage above 0"
             raise TdroError(str(error), where=f"weights, step {step}, {', '.join(names)}", do=do) from None
-        self.weights = self._rule.move(self.weights, signal_G, self._step_size(step), statistics.present_G)
+        self.weights = self.moved(self.weights, signal_G, step, statistics.present_G)
         return signal_G
+
+    def moved(self, weights: WeightState, signal_G: np.ndarray, step: int, present_G: np.ndarray) -> WeightState:
+        """Return weights as a signal would move them in a step; changes nothing here."""
+        return self._rule.move(weights, signal_G, self._step_size(step), present_G)
 
     def state(self) -> dict[str, Any]:
         """Return everything the next update depends on, as JSON."""
