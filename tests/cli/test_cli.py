@@ -1,5 +1,6 @@
 """The command line as a person meets it: output, errors, exit codes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -109,19 +110,20 @@ def test_refused_input_leaves_no_study_behind(study_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupted_run_says_how_to_go_on_exits_130_and_goes_on(study_file, tmp_path):
+def test_interrupted_run_says_how_to_go_on_and_exits_130_with_its_last_step_saved(study_file, tmp_path):
     command = [sys.executable, "-m", "tdro", "run", str(study_file), "--reference.steps", "100000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     events = tmp_path / "run" / "events.jsonl"
     deadline = time.monotonic() + 60
-    while not (events.exists() and events.read_text().count('"step"') > 20):
+    while not (events.exists() and events.read_text().count('"event": "step"') > 20):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from here" in output
     (checkpoint,) = (tmp_path / "run" / "reference" / "checkpoints").iterdir()
-    assert int(checkpoint.name.removeprefix("step-")) > 20
+    last = json.loads(events.read_text().splitlines()[-1])
+    assert last["event"] == "step" and int(checkpoint.name.removeprefix("step-")) == last["step"] + 1 > 20
 
 
 def test_verdict_is_honest():
