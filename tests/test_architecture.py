@@ -11,10 +11,12 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tdro"
 EVERYWHERE = {"errors", "files"}
+BELOW_TRAINING = {"prepare", "evaluation", "retrieval", "models", "data", "core", "config", "study_file", "devices"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
     "config": set(),
+    "study_file": {"config"},
     "devices": set(),
     "core": set(),
     "data": {"devices", "config"},
@@ -23,12 +25,20 @@ ALLOWED = {
     "evaluation": {"retrieval", "data", "config"},
     "prepare": {"retrieval", "data", "config"},
     "demo": {"data"},
-    "training": {"prepare", "evaluation", "retrieval", "models", "data", "core", "config", "devices"},
-    "cli": {"training", "demo", "prepare", "evaluation", "retrieval", "models", "data", "core", "config", "devices"},
-    "__init__": {"config", "data", "models", "training"},
+    "training": BELOW_TRAINING,
+    "cli": {"training", "demo", *BELOW_TRAINING},
+    "__init__": {"config", "study_file", "data", "models", "training"},
     "__main__": {"cli"},
 }
-LIGHT = {"tdro.cli.main", "tdro.cli.study", "tdro.cli.demo", "tdro.cli.display", "tdro.config", "tdro.errors"}
+LIGHT = {
+    "tdro.cli.main",
+    "tdro.cli.study",
+    "tdro.cli.demo",
+    "tdro.cli.display",
+    "tdro.config",
+    "tdro.study_file",
+    "tdro.errors",
+}
 HEAVY = {"torch", "transformers", "sentence_transformers", "datasets", "numpy", "pyarrow", "scipy"}
 
 

@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdro.config import Study, fingerprint, load_study, options, save_study
+from tdro.config import Study, fingerprint, options
 from tdro.errors import ConfigError
+from tdro.study_file import load_study, save_study
 
 MINIMAL = "name: x\ndata:\n  datasets:\n    a: a.jsonl\n    b: {path: b.parquet, symmetric: true}\nmodel:\n  base: m\n"
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tdro.config import Study, load_study
+    from tdro.config import Study
     from tdro.data.weights_file import read_weights
     from tdro.errors import TdroError
     from tdro.models.encoder import load_encoder
+    from tdro.study_file import load_study
     from tdro.training.pipeline import run_study
     from tdro.training.run import Run
 
@@ -18,7 +19,7 @@ _HOMES = {
     "Study": "tdro.config",
     "TdroError": "tdro.errors",
     "load_encoder": "tdro.models.encoder",
-    "load_study": "tdro.config",
+    "load_study": "tdro.study_file",
     "read_weights": "tdro.data.weights_file",
     "run_study": "tdro.training.pipeline",
 }

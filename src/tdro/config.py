@@ -1,21 +1,14 @@
-"""The study: one YAML file that describes data, models, training and evaluation. Frozen and typed; no torch."""
+"""The study as typed, frozen sections: data, models, training, evaluation. No torch."""
 
-import difflib
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from tdro.errors import ConfigError
-
-RAN_KEY = "ran"
-"""Top-level key of `resolved.yaml` that records versions and fingerprints; ignored when the file is read again."""
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 ModelName = Literal["base", "reference", "proxy", "robust"]
 Positive = Annotated[int, Field(ge=1)]
@@ -264,48 +257,6 @@ class Study(Section):
         return base.replace("{root}", self.data.root)
 
 
-def load_study(path: Path) -> Study:
-    """Read a study file.
-
-    Raises:
-        ConfigError: Missing or not YAML, an unknown key (with a suggestion), a wrong value; with file:line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError("study file cannot be read", where=path, saw=error.strerror, do=_near_file(path)) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError("study file is not UTF-8", where=path, saw=str(error), do="save it as UTF-8") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else path
-        raise ConfigError(
-            "not YAML", where=where, saw=getattr(error, "problem", str(error)), do="mend the line"
-        ) from None
-    _refuse_repeated_keys(node, path)
-    if not isinstance(raw, dict):
-        raise ConfigError("a study is a mapping of keys to values", where=path, saw=raw, do="see recipes/demo.yaml")
-    raw.pop(RAN_KEY, None)
-    try:
-        return Study.model_validate(raw)
-    except ValidationError as error:
-        raise _explain(error, path, node) from None
-
-
-def save_study(study: Study, ran: Mapping[str, Any] | None = None) -> str:
-    """Write a study with all its defaults as YAML text that `load_study` reads back to the same study.
-
-    Args:
-        study: The study.
-        ran: Versions, fingerprints and so on, recorded under the key `ran`.
-    """
-    content = study.model_dump(mode="json") | ({RAN_KEY: dict(ran)} if ran else {})
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-
-
 def fingerprint(*parts: object) -> str:
     """Hash configuration values and other fingerprints to 16 hex digits.
 
@@ -327,7 +278,7 @@ def options(section: type[Section] = Study, prefix: str = "") -> list[str]:
     """
     names: list[str] = []
     for name, field in section.model_fields.items():
-        inner, star = _section_of(field.annotation)
+        inner, star = section_of(field.annotation)
         if inner is None:
             names.append(prefix + name)
         else:
@@ -335,79 +286,11 @@ def options(section: type[Section] = Study, prefix: str = "") -> list[str]:
     return names
 
 
-def _section_of(annotation: Any) -> tuple[type[Section] | None, str]:
-    """Return the section behind a field's type and `*.` when it is a mapping of sections."""
+def section_of(annotation: Any) -> tuple[type[Section] | None, str]:
+    """Return the section behind a field's type, None for a plain value; and `*.` when it is a mapping of sections."""
     if typing.get_origin(annotation) is dict:
         value = typing.get_args(annotation)[1]
         inner = typing.get_args(value)[0] if typing.get_origin(value) is Annotated else value
         return (inner, "*.") if isinstance(inner, type) and issubclass(inner, Section) else (None, "")
     is_section = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
     return (annotation, "") if is_section and issubclass(annotation, Section) else (None, "")
-
-
-def _explain(error: ValidationError, path: Path, node: yaml.Node | None) -> ConfigError:
-    """Turn pydantic's first error into one block with file:line and, for an unknown key, a suggestion."""
-    first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
-    where = f"{path}:{_line_of(node, location)}:{'.'.join(location)}"
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
-        close = difflib.get_close_matches(location[-1].replace("-", "_"), known, n=1, cutoff=0.5)
-        do = f"did you mean {close[0]!r}?" if close else f"use one of: {', '.join(known)}"
-        return ConfigError("unknown key", where=where, saw=location[-1], do=do)
-    if first["type"] == "missing":
-        return ConfigError("key is missing", where=where, do=f"add {location[-1]!r}")
-    return ConfigError(
-        first["msg"].removeprefix("Value error, "), where=where, saw=first["input"], do="change the value"
-    )
-
-
-def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
-    """Refuse a mapping that names a key twice: YAML would silently keep the last."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated_keys(item, path)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    lines: dict[str, int] = {}
-    for key, value in node.value:
-        line = key.start_mark.line + 1
-        if lines.setdefault(str(key.value), line) != line:
-            do = "keep one of them"
-            raise ConfigError(
-                f"key occurs twice, also in line {lines[key.value]}", where=f"{path}:{line}", saw=key.value, do=do
-            )
-        _refuse_repeated_keys(value, path)
-
-
-def _keys_at(location: list[str]) -> list[str]:
-    """Names of the keys that a section at a dotted location accepts."""
-    section: type[Section] = Study
-    in_mapping = False
-    for part in location:
-        if in_mapping:
-            in_mapping = False
-            continue
-        inner, star = _section_of(section.model_fields[part].annotation)
-        section, in_mapping = inner or section, bool(star)
-    return list(section.model_fields)
-
-
-def _line_of(node: yaml.Node | None, location: list[str]) -> int:
-    """Line of the deepest part of a dotted location that the file has, from 1."""
-    line = 1
-    for part in location:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        found = next(((key, value) for key, value in node.value if key.value == part), None)
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
-
-
-def _near_file(path: Path) -> str:
-    """Suggest study files beside a path that does not exist."""
-    folder = path.parent if path.parent.is_dir() else Path()
-    near = sorted(str(p) for p in folder.glob("*.yaml"))[:5]
-    return f"did you mean one of: {', '.join(near)}?" if near else "give the path of a YAML file"

@@ -13,9 +13,9 @@ from studies import tiny_study
 
 from tdro.cli.display import verdict
 from tdro.cli.main import STUDY_VERBS, main
-from tdro.config import load_study, save_study
 from tdro.data.weights_file import read_weights
 from tdro.evaluation.significance import Difference
+from tdro.study_file import load_study, save_study
 
 
 @pytest.fixture

@@ -157,9 +157,9 @@ def test_every_option_is_read(tmp_path, monkeypatch):
 
 def _section(owner: type[Section], field: str) -> type[Section]:
     """The section behind a field, also behind a mapping of names."""
-    from tdro.config import _section_of
+    from tdro.config import section_of
 
-    inner, _ = _section_of(owner.model_fields[field].annotation)
+    inner, _ = section_of(owner.model_fields[field].annotation)
     assert inner is not None
     return inner
 

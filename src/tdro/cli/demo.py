@@ -5,7 +5,8 @@ from pathlib import Path
 import tyro
 
 from tdro.cli.study import execute
-from tdro.config import Study, load_study
+from tdro.config import Study
+from tdro.study_file import load_study
 
 HELP = """\
 usage: tdro demo [--section.option VALUE ...]

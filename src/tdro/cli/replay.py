@@ -5,8 +5,9 @@ from pathlib import Path
 
 import tyro
 
-from tdro.config import WeightsConfig, load_study
+from tdro.config import WeightsConfig
 from tdro.errors import ConfigError
+from tdro.study_file import load_study
 
 
 @dataclass

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import tyro
 
-from tdro.config import Study, load_study
+from tdro.config import Study
 from tdro.errors import ConfigError, EnvironmentProblem
+from tdro.study_file import load_study
 
 if TYPE_CHECKING:
     from tdro.training.pipeline import LastStage

@@ -12,13 +12,14 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from tdro.config import Study, fingerprint, save_study
+from tdro.config import Study, fingerprint
 from tdro.data.reading import Rows, content_hash, read_dataset
 from tdro.devices import Device, describe_machine, peak_memory_gb, pick_device
 from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import cache_folder, write_json, write_text
 from tdro.models.bases import find_encoder
 from tdro.models.encoder import load_encoder, longest_input
+from tdro.study_file import save_study
 from tdro.training.journal import Event, Journal
 
 MARKER = "done.json"
