@@ -66,7 +66,7 @@ class DataConfig(Section):
     """Which datasets, and how their texts become model input."""
 
     root: str = "."
-    """Folder that the paths below start from."""
+    """Folder that the paths below start from; itself seen from the working directory."""
     datasets: dict[Name, Annotated[DatasetConfig, BeforeValidator(_path_alone)]] = Field(min_length=1)
     """Name -> file, or name -> {path, instruction, symmetric, size}."""
     max_rows: Positive | None = None

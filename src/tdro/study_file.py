@@ -34,7 +34,10 @@ def load_study(path: Path) -> Study:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
         raise ConfigError(
-            "not YAML", where=where, saw=getattr(error, "problem", str(error)), do="mend the line"
+            "not YAML",
+            where=where,
+            saw=getattr(error, "problem", str(error)),
+            do="check indentation, quotes and colons of this line and the one above",
         ) from None
     _refuse_repeated_keys(node, path)
     if not isinstance(raw, dict):
@@ -70,7 +73,10 @@ def _explain(error: ValidationError, path: Path, node: yaml.Node | None) -> Conf
     if first["type"] == "missing":
         return ConfigError("key is missing", where=where, do=f"add {location[-1]!r}")
     return ConfigError(
-        first["msg"].removeprefix("Value error, "), where=where, saw=first["input"], do="change the value"
+        first["msg"].removeprefix("Value error, "),
+        where=where,
+        saw=first["input"],
+        do="see tdro run --help, or the options of a recipe",
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tdro.cli.main import STUDY_VERBS, main
 from tdro.data.weights_file import read_weights
 from tdro.evaluation.significance import Difference
 from tdro.study_file import load_study, save_study
+from tdro.training.loop import _stop_signal
 
 
 @pytest.fixture
@@ -124,6 +126,35 @@ def test_interrupted_run_says_how_to_go_on_and_exits_130_with_its_last_step_save
     (checkpoint,) = (tmp_path / "run" / "reference" / "checkpoints").iterdir()
     last = json.loads(events.read_text().splitlines()[-1])
     assert last["event"] == "step" and int(checkpoint.name.removeprefix("step-")) == last["step"] + 1 > 20
+
+
+def test_dry_run_warns_of_a_warm_up_that_never_ends(study_file, capsys):
+    assert main(["run", str(study_file), "--dry-run"]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    assert main(["run", str(study_file), "--dry-run", "--weights.warmup-steps", "6"]) == 0
+    assert capsys.readouterr().out.count("the warm-up is as long as the training") == 1
+
+
+def test_status_says_how_a_run_ended(study_file, tmp_path):
+    status = tmp_path / "run" / "status.json"
+    assert main(["reference", str(study_file), "--reference.learning-rate", "1e30", "--reference.steps", "20"]) == 2
+    assert json.loads(status.read_text())["event"] == "failed" and "not finite" in status.read_text()
+    shutil.rmtree(tmp_path / "run")
+    assert main(["run", str(study_file)]) == 0
+    assert json.loads(status.read_text())["event"] == "run_finished"
+
+
+def test_replaying_a_misspelt_run_names_the_runs_beside_it(study_file, tmp_path, capsys):
+    assert main(["weights", str(study_file)]) == 0
+    assert main(["weights", "--replay", str(tmp_path / "rnu")]) == 2
+    assert f"did you mean one of: {tmp_path / 'run'}" in capsys.readouterr().err
+
+
+def test_a_second_signal_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), _stop_signal(lambda: None) as stopping:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopping()
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_verdict_is_honest():

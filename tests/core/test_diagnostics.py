@@ -70,6 +70,11 @@ def test_replay_of_the_steps_in_their_order_gives_the_weights_of_the_run():
     assert (finals[1] != finals[0]).any()
 
 
+def test_ties_across_the_cut_are_undecided():
+    assert cut_verdicts(np.full((10, 3), 1 / 3), kept=2) == ["undecided"] * 3
+    assert cut_verdicts(np.tile([0.5, 0.25, 0.25], (10, 1)), kept=1) == ["keep", "drop", "drop"]
+
+
 def test_what_is_always_on_one_side_of_the_cut_is_decided_and_the_rest_is_not():
     random = np.random.default_rng(0)
     weights_SG = np.array([0.5, 0.3, 0.1, 0.095]) + random.normal(0, 0.01, size=(200, 4))

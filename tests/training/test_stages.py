@@ -15,7 +15,7 @@ from tdro.config import Section, Study, options
 from tdro.core.groups import group_statistics
 from tdro.core.rule import StepLosses
 from tdro.data.reading import read_dataset
-from tdro.data.weights_file import read_weights
+from tdro.data.weights_file import read_diagnostics, read_weights
 from tdro.errors import ConfigError, DataError, TdroError
 from tdro.training.diagnose import diagnose, sentences
 from tdro.training.outcome import robust_gain
@@ -92,6 +92,23 @@ def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
     assert found["datasets"]["bad"]["verdict"] == "keep"
     assert found["datasets"]["bad"]["log_loss_ratio"] == pytest.approx(np.log(9), abs=0.2)
     assert found["still_moving"]
+
+
+def test_losses_that_are_all_zero_are_called_nothing_to_learn_from(tmp_path):
+    study = tiny_study(tmp_path, "static", weights={"temperature": 1e-7, "steps": 2})
+    write_study_data(tmp_path / "root", negatives=0)
+    for name in ("one", "two", "three"):  # the query is its own positive: no negative can come close
+        path = tmp_path / "root" / "train" / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row["positive_passages"] = [{"docid": row["query_id"], "text": row["query"]}]
+            row["negative_passages"] = [{"docid": "n", "text": "iron rust"}]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_study(Run(study), "weights")
+    diagnostics = read_diagnostics(study.run_folder / "weights" / "weights.json")
+    assert diagnostics["without_loss"] == ["one", "two", "three"]
+    assert "nothing to learn from" in sentences(diagnostics)[0]
+    assert {dataset["verdict"] for dataset in diagnostics["datasets"].values()} == {"undecided"}
 
 
 def test_plan_keeps_the_heaviest_datasets(finished):
@@ -314,6 +331,7 @@ def test_fixed_weights_need_no_weights_stage(tmp_path):
     scores = run_study(run)
     assert set(scores["words"]) == {"robust"}
     assert not (run.folder / "reference").exists() and not (run.folder / "weights").exists()
+    assert [event["text"] for event in run.journal.read("note", "robust")] == ["no weight for three: left out"]
     drawn = {event_name for event in run.journal.read("step", "robust") for event_name in event["losses"]}
     assert drawn == {"one", "two"}
 

@@ -69,6 +69,8 @@ class Display:
             scores = event.get("scores")
             result = f"  nDCG@10 {100 * scores['ndcg@10']:.2f}" if scores else ""
             self.note(f"{stage:10} done in {_clock(event['seconds'])}{result}")
+        elif kind == "note":
+            self.note(f"{stage:10} {event['text']}")
         elif kind == "stage_skipped":
             self.note(f"{stage:10} finished before, skipped")
         elif kind == "mined":
@@ -133,8 +135,11 @@ def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
     for title, config in (("reference and robust", reference), ("weights", weights)):
         console.print(
             f"{title}: {config.steps} steps of {config.batch_size} queries x {config.passages_per_query} passages, "
-            f"temperature {config.temperature}, learning rate {config.learning_rate}, {config.schedule}"
+            f"temperature {config.temperature}, learning rate {config.learning_rate}, {config.schedule}, "
+            f"warm-up {config.warmup_steps}"
         )
+        if config.warmup_steps >= config.steps:
+            console.print("  WARNING: the warm-up is as long as the training; the peak learning rate is never reached")
     plan = f"top {study.robust.share:.0%}" if study.robust.plan == "top-share" else "reweighted"
     console.print(f"robust: {plan} of {study.robust.weights} weights")
     table = Table("dataset", *(["rows", "epochs reference", "epochs weights"]), box=None, header_style="bold")
@@ -148,6 +153,7 @@ def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
             cells += [f"{row['robust_probability']:.4f}", f"{row['robust_epochs']:.2f}"]
         table.add_row(name, *cells)
     console.print(table)
+    console.print("not checked here: base encoder, evaluation sets, rows of datasets that name their size")
 
 
 def print_weights(weights: dict[str, float], how: str) -> None:

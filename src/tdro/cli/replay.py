@@ -26,6 +26,10 @@ def command(arguments: list[str]) -> int:
         what = "RUN" if flag == "--replay" else "losses.parquet"
         raise ConfigError("nothing to learn from", saw=flag, do=f"tdro weights {flag} {what} [--weights.option value]")
     path = Path(arguments[1])
+    if flag == "--replay" and not (path / "resolved.yaml").exists():
+        runs = sorted(str(folder.parent) for folder in path.parent.glob("*/resolved.yaml"))
+        do = f"did you mean one of: {', '.join(runs[:5])}?" if runs else "give the folder of a run, runs/NAME"
+        raise ConfigError("there is no run in this folder", where=path, do=do)
     study = load_study(path / "resolved.yaml") if flag == "--replay" else None
     default = Arguments(study.weights if study else WeightsConfig())
     parsed = tyro.cli(Arguments, prog=f"tdro weights {flag} {path}", args=arguments[2:], default=default)

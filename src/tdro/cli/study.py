@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import tyro
 
 from tdro.config import Study
-from tdro.errors import ConfigError, EnvironmentProblem
+from tdro.errors import ConfigError, EnvironmentProblem, TdroError
 from tdro.study_file import load_study
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ examples:
 REPLAY_HELP = """
 without training, from what a run or anybody else recorded:
   tdro weights --replay runs/NAME --weights.update anchored
-  tdro weights --from-losses losses.parquet --weights.measure excess
+  tdro weights --from-losses losses.parquet --weights.measure excess --save w.json
+  tdro run study.yaml --robust.weights w.json
 """
 
 
@@ -80,6 +81,9 @@ def execute(verb: str, study: Study, text: str) -> int:
         display.note(f"study {study.name} -> {run.folder} (seed {study.seed}, {run.device.name})")
         try:
             scores = evaluate_only(run) if verb == "evaluate" else run_study(run, last)
+        except TdroError as error:
+            run.journal.write("failed", verb, error=str(error))
+            raise
         except OutOfMemoryError as error:
             do = f"set model.micro_batch_tokens below {run.max_tokens}; results differ by rounding only"
             raise EnvironmentProblem("the GPU's memory is full", saw=str(error), do=do) from error

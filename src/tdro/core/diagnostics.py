@@ -100,6 +100,7 @@ def cut_verdicts(weights_SG: np.ndarray, kept: int, certainty: float = 0.95) -> 
         >>> cut_verdicts(np.array([[0.5, 0.3, 0.2], [0.5, 0.2, 0.3], [0.6, 0.3, 0.1], [0.6, 0.1, 0.3]]), kept=2)
         ['keep', 'undecided', 'undecided']
     """
-    ranks_SG = np.argsort(np.argsort(-weights_SG, axis=1, kind="stable"), axis=1)
-    share_G = (ranks_SG < kept).mean(axis=0)
+    above_SG = (weights_SG[:, None, :] > weights_SG[:, :, None]).sum(-1)
+    tied_SG = (weights_SG[:, None, :] == weights_SG[:, :, None]).sum(-1)
+    share_G = np.clip((kept - above_SG) / tied_SG, 0, 1).mean(axis=0)  # groups tied across the cut share what is left
     return ["keep" if s >= certainty else "drop" if s <= 1 - certainty else "undecided" for s in share_G]

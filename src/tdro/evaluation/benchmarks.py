@@ -251,7 +251,8 @@ def _find(folder: Path, names: tuple[str, ...], missing: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    raise DataError(missing, where=folder / names[0], saw=f"in this folder: {', '.join(present) or 'nothing'}")
+    do = "a task is a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (query-id, corpus-id, score)"
+    raise DataError(missing, where=folder / names[0], saw=f"in this folder: {', '.join(present) or 'nothing'}", do=do)
 
 
 def _read_texts(path: Path) -> dict[str, str]:

@@ -32,8 +32,9 @@ def diagnose(study: Study, names: list[str], events: list[Event], learner: Weigh
         learner: A learner as it was before the first step.
 
     Returns:
-        effective_datasets, duality_gap and still_moving for all, and for each dataset weight interval (95 %), verdict
-        at the plan's cut, log of the ratio of proxy to reference loss over the last quarter with half its interval.
+        For all datasets together: without_loss (those whose every loss is 0), effective_datasets, duality_gap,
+        change_in_last_tenth, still_moving. For each dataset: 95 % interval of its weight, verdict at the plan's cut,
+        and the log of the ratio of proxy to reference loss over the last quarter with half its interval.
     """
     signal_TG = np.array([event["signal"] for event in events])
     weights_TG = np.array([event["weights"] for event in events])
@@ -52,7 +53,9 @@ def diagnose(study: Study, names: list[str], events: list[Event], learner: Weigh
     with np.errstate(divide="ignore", invalid="ignore"):
         moved = float(np.nanmax(np.abs(np.log(weights_TG[-1] / before_G))))
     signal_G = signal_TG[late].sum(0) / np.maximum(present_TG[late].sum(0), 1)
+    silent_G = (np.sum([statistics.sums_GC for statistics in statistics_T], axis=0)[:, [1, 2]] == 0).all(axis=1)
     return {
+        "without_loss": [name for name, silent in zip(names, silent_G, strict=True) if silent],
         "effective_datasets": effective_number(weights_TG[-1]),
         "duality_gap": duality_gap(signal_G, weights_TG[-1]),
         "change_in_last_tenth": moved,
@@ -74,10 +77,20 @@ def sentences(diagnostics: dict[str, Any]) -> list[str]:
     verdicts = [dataset["verdict"] for dataset in diagnostics["datasets"].values()]
     counts = {verdict: verdicts.count(verdict) for verdict in ("keep", "drop", "undecided")}
     change = 100 * math.expm1(diagnostics["change_in_last_tenth"])
-    moving = "are still moving" if diagnostics["still_moving"] else "have settled"
+    moving = (
+        f"They are still moving: a weight changed by {change:.1f} % over the last tenth of the steps."
+        if diagnostics["still_moving"]
+        else f"They have settled: no weight changed by more than {change:.1f} % over the last tenth of the steps."
+    )
+    silent = diagnostics["without_loss"]
+    warning = (
+        f"WARNING: every loss of {', '.join(silent)} is 0, so there is nothing to learn from: "
+        "raise weights.temperature or use harder negatives."
+    )
     return [
+        *([warning] if silent else []),
         f"The weights are as concentrated as {diagnostics['effective_datasets']:.1f} equal ones of {len(verdicts)}.",
-        f"They {moving}: no weight changed by more than {change:.1f} % over the last tenth of the steps.",
+        moving,
         f"At the plan's cut, {counts['keep']} datasets are kept and {counts['drop']} dropped whatever the luck of the "
         f"batches; {counts['undecided']} are undecided.",
     ]

@@ -66,6 +66,6 @@ class Journal:
         """Pass an event on, and keep status.json at most two seconds behind."""
         self._listener(record)
         if urgent or time.monotonic() - self._status_written > 2:
-            shown = ("event", "stage", "step", "steps", "done", "total", "loss", "seconds_left", "time")
+            shown = ("event", "stage", "step", "steps", "done", "total", "loss", "seconds_left", "error", "time")
             write_json(self._status, {key: record[key] for key in shown if key in record})
             self._status_written = time.monotonic()

@@ -19,6 +19,8 @@ from tdro.training.checkpoint import load_checkpoint, save_checkpoint
 from tdro.training.journal import Journal
 from tdro.training.schedule import learning_rate_share
 
+STOPPING = "stopping after this step; once more stops at once, and the last checkpoint stays"
+
 
 class Stopped(Exception):
     """The stage was asked to stop; everything up to its last step is saved."""
@@ -79,7 +81,7 @@ def train(model: torch.nn.Module, config: TrainingConfig, stage_step: StageStep,
     def save(done: int) -> None:
         save_checkpoint(checkpoints, done, model, optimizer, stage_step.state(), place.fingerprint)
 
-    with _stop_signal() as stopping:
+    with _stop_signal(lambda: place.journal.write("note", place.stage, text=STOPPING)) as stopping:
         for step in range(start, config.steps):
             share = learning_rate_share(
                 step, config.steps, config.warmup_steps, config.schedule, config.final_learning_rate_share
@@ -126,13 +128,20 @@ def _refuse_non_finite(numbers: dict[str, Any], norm: float, stage: str, step: i
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks after each step."""
+def _stop_signal(announce: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks after each step; a second signal stops at once."""
     asked = threading.Event()
+
+    def stop(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        announce()
+
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = {name: signal.signal(name, lambda *_: asked.set()) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked.is_set
     finally:

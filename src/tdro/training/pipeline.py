@@ -50,7 +50,9 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
     if last == "weights":
         return None
     stages.robust(run, rows, stages.plan_weights(run, {name: len(dataset) for name, dataset in rows.items()}))
-    return evaluate_models(run) if last == "evaluate" and study.evaluation.tasks else None
+    scores = evaluate_models(run) if last == "evaluate" and study.evaluation.tasks else None
+    run.journal.write("run_finished", last)
+    return scores
 
 
 def evaluate_only(run: Run) -> Scores:

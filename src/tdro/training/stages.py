@@ -46,6 +46,8 @@ def robust(run: Run, rows: dict[str, Rows], weights: dict[str, float]) -> str:
     Writes data/plan.csv: dataset, size, weight, probability, expected epochs.
     """
     plan = plan_of(run.study, weights)
+    if lacking := [name for name, weight in weights.items() if weight == 0]:
+        run.journal.write("note", "robust", text=f"no weight for {', '.join(lacking)}: left out")
     sizes = {name: len(dataset) for name, dataset in rows.items()}
     write_text(run.folder / "data" / "plan.csv", plan_csv(plan, weights, sizes, run.study.reference))
     return _fine_tune(run, rows, "robust", plan)
