@@ -1,0 +1,68 @@
+"""What is said about learned weights, for a clear case, an open one and none at all."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from studies import tiny_study, write_study_data
+
+from tdro.core.groups import group_statistics
+from tdro.core.rule import StepLosses
+from tdro.data.weights_file import read_diagnostics
+from tdro.training.diagnose import diagnose, sentences
+from tdro.training.pipeline import run_study
+from tdro.training.run import Run
+from tdro.training.weight_learner import WeightLearner, make_rule
+
+
+def test_diagnostics_are_in_the_weights_file_and_describe_the_weights(finished):
+    run, _ = finished
+    content = json.loads((run.folder / "weights" / "weights.json").read_text())
+    weights, diagnostics = content["last"], content["diagnostics"]
+    assert 1 <= diagnostics["effective_datasets"] <= 3 and diagnostics["duality_gap"] >= 0
+    for name, dataset in diagnostics["datasets"].items():
+        low, high = dataset["interval"]
+        assert 0 < low <= high < 1 and dataset["verdict"] in ("keep", "drop", "undecided")
+        assert low - 0.1 < weights[name] < high + 0.1
+    assert len(sentences(diagnostics)) == 3 and "of 3" in sentences(diagnostics)[0]
+
+
+def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
+    run, _ = finished
+    names, random = ["bad", "good", "also good"], np.random.default_rng(0)
+    learner = WeightLearner(names, run.study.weights, make_rule(run.study.weights, dict.fromkeys(names, 9), 9))
+    fresh, events = (
+        WeightLearner(names, run.study.weights, make_rule(run.study.weights, dict.fromkeys(names, 9), 9)),
+        [],
+    )
+    for step in range(6):
+        proxy = torch.from_numpy(np.concatenate([random.gamma(9, 1, 50), random.gamma(9, 0.1, 100)]))
+        group = torch.arange(3).repeat_interleave(50)
+        statistics = group_statistics(proxy, torch.ones(150), group, 3)
+        signal = learner.update(step, StepLosses(statistics, proxy.numpy(), np.ones(150), group.numpy()))
+        events.append({
+            "signal": signal.tolist(), "weights": learner.weights.weights_G.tolist(),
+            "statistics": statistics.sums_GC.tolist(),
+        })  # fmt: skip
+    found = diagnose(run.study, names, events, fresh)  # top 70 % of three: two are kept
+    assert found["datasets"]["bad"]["verdict"] == "keep"
+    assert found["datasets"]["bad"]["log_loss_ratio"] == pytest.approx(np.log(9), abs=0.2)
+    assert found["still_moving"]
+
+
+def test_losses_that_are_all_zero_are_called_nothing_to_learn_from(tmp_path):
+    study = tiny_study(tmp_path, "static", weights={"temperature": 1e-7, "steps": 2})
+    write_study_data(tmp_path / "root", negatives=0)
+    for name in ("one", "two", "three"):  # the query is its own positive: no negative can come close
+        path = tmp_path / "root" / "train" / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row["positive_passages"] = [{"docid": row["query_id"], "text": row["query"]}]
+            row["negative_passages"] = [{"docid": "n", "text": "iron rust"}]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_study(Run(study), "weights")
+    diagnostics = read_diagnostics(study.run_folder / "weights" / "weights.json")
+    assert diagnostics["without_loss"] == ["one", "two", "three"]
+    assert "nothing to learn from" in sentences(diagnostics)[0]
+    assert {dataset["verdict"] for dataset in diagnostics["datasets"].values()} == {"undecided"}
