@@ -1,5 +1,5 @@
 # Everything works from a fresh clone; the virtual environment is .venv.
-PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell command -v $(python))))
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell $(python) --version >/dev/null 2>&1 && echo $(python))))
 BIN := .venv/bin
 
 .PHONY: setup demo test lint golden
