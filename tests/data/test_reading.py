@@ -179,8 +179,8 @@ def test_index_iteration_and_take_agree_across_batches(tmp_path, small_batches):
     assert len(rows) == 10
     assert queries(rows) == [str(i) for i in range(1, 11)] == [rows[i].query for i in range(10)]
     assert rows[np.int64(4)] == rows[4] == rows[-6]
-    assert [row.query for row in rows.take(np.array([9, 0, 9, 4]))] == ["10", "1", "10", "5"]
-    assert [passage.text for passage in rows.iter_positives()] == [f"p{i}" for i in range(1, 11)]
+    assert [rows[i].query for i in np.array([9, 0, 9, 4])] == ["10", "1", "10", "5"]
+    assert [passage.text for row in rows for passage in row.positives] == [f"p{i}" for i in range(1, 11)]
 
 
 def test_rows_without_negatives_are_counted_across_batches(tmp_path, small_batches):

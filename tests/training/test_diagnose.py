@@ -66,3 +66,25 @@ def test_losses_that_are_all_zero_are_called_nothing_to_learn_from(tmp_path):
     assert diagnostics["without_loss"] == ["one", "two", "three"]
     assert "nothing to learn from" in sentences(diagnostics)[0]
     assert {dataset["verdict"] for dataset in diagnostics["datasets"].values()} == {"undecided"}
+
+
+def test_a_changed_share_moves_the_cut_without_training_again(tmp_path):
+    study = tiny_study(tmp_path, "static", evaluation={"tasks": {}})
+    run_study(Run(study), "weights")
+    before = json.loads((study.run_folder / "weights" / "weights.json").read_text())
+    assert before["diagnostics"]["cut"] == 2
+    events = []
+    narrower = study.model_copy(update={"robust": study.robust.model_copy(update={"share": 0.4})})
+    run_study(Run(narrower, events.append), "weights")
+    after = json.loads((study.run_folder / "weights" / "weights.json").read_text())
+    assert not [event for event in events if event["event"] == "step"]
+    assert after["diagnostics"]["cut"] == 1 and after["last"] == before["last"]
+    intervals = [{n: d["interval"] for n, d in found["diagnostics"]["datasets"].items()} for found in (before, after)]
+    assert intervals[0] == intervals[1]
+    assert sum(d["verdict"] == "keep" for d in after["diagnostics"]["datasets"].values()) <= 1
+
+
+def test_a_share_that_the_plan_ignores_may_be_small(tmp_path):
+    study = tiny_study(tmp_path, "static", evaluation={"tasks": {}}, robust={"plan": "reweight", "share": 0.1})
+    run_study(Run(study))
+    assert read_diagnostics(study.run_folder / "weights" / "weights.json")["cut"] == 1

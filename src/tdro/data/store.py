@@ -65,16 +65,6 @@ class Rows:
         """Number of rows that have no negative; read from the offsets alone."""
         return sum(int((np.diff(negatives.offsets) == 0).sum()) for _, _, _, negatives in self._columns)
 
-    def take(self, indices: Iterable[SupportsIndex]) -> list[Row]:
-        """Read several rows, in the order asked for; an index may come twice."""
-        return [self[i] for i in indices]
-
-    def iter_positives(self) -> Iterator[Passage]:
-        """Yield every positive of every row, in file order; a passage comes as often as it is a positive."""
-        for _, _, positives, _ in self._columns:
-            for cell in positives:
-                yield from _unpack(cell)
-
 
 def open_entry(entry: Path, name: str, path: Path) -> Rows | None:
     """Map the rows of a cache entry.

@@ -32,9 +32,10 @@ def diagnose(study: Study, names: list[str], events: list[Event], learner: Weigh
         learner: A learner as it was before the first step.
 
     Returns:
-        For all datasets together: without_loss (those whose every loss is 0), effective_datasets, duality_gap,
-        change_in_last_tenth, still_moving. For each dataset: 95 % interval of its weight, verdict at the plan's cut,
-        and the log of the ratio of proxy to reference loss over the last quarter with half its interval.
+        For all datasets together: cut (how many of the largest weights are above it), without_loss (those whose every
+        loss is 0), effective_datasets, duality_gap, change_in_last_tenth, still_moving. For each dataset: 95 % interval
+        of its weight, verdict at the plan's cut, and the log of the ratio of proxy to reference loss over the last
+        quarter with half its interval.
     """
     signal_TG = np.array([event["signal"] for event in events])
     weights_TG = np.array([event["weights"] for event in events])
@@ -45,8 +46,8 @@ def diagnose(study: Study, names: list[str], events: list[Event], learner: Weigh
         learner.moved, learner.weights, signal_TG, present_TG, _blocks(len(events), study.seed)
     )
     low_G, high_G = np.quantile(finals_SG, [0.025, 0.975], axis=0)
-    kept = kept_count(len(names), study.robust.share)
-    verdicts = cut_verdicts(finals_SG, len(names) - kept if study.robust.plan == "bottom-share" else kept)
+    kept = rank_of_the_cut(study)
+    verdicts = cut_verdicts(finals_SG, kept)
     pooled = GroupStatistics(np.sum([statistics.sums_GC for statistics in statistics_T[late]], axis=0))
     ratio_G, half_G = log_ratio_interval(pooled)
     before_G = weights_TG[max(len(events) - 1 - max(1, len(events) // 10), 0)]
@@ -55,6 +56,7 @@ def diagnose(study: Study, names: list[str], events: list[Event], learner: Weigh
     signal_G = signal_TG[late].sum(0) / np.maximum(present_TG[late].sum(0), 1)
     silent_G = (np.sum([statistics.sums_GC for statistics in statistics_T], axis=0)[:, [1, 2]] == 0).all(axis=1)
     return {
+        "cut": kept,
         "without_loss": [name for name, silent in zip(names, silent_G, strict=True) if silent],
         "effective_datasets": effective_number(weights_TG[-1]),
         "duality_gap": duality_gap(signal_G, weights_TG[-1]),
@@ -70,6 +72,16 @@ def diagnose(study: Study, names: list[str], events: list[Event], learner: Weigh
             for g, name in enumerate(names)
         },
     }
+
+
+def rank_of_the_cut(study: Study) -> int:
+    """Count the weights above the plan's cut; a change of the plan moves it without a new training."""
+    groups = len(study.data.datasets)
+    try:
+        kept = kept_count(groups, study.robust.share)
+    except ValueError:  # a plan that ignores the share may leave it too small
+        kept = 1
+    return groups - kept if study.robust.plan == "bottom-share" else kept
 
 
 def sentences(diagnostics: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 from typing import Any
@@ -22,7 +23,7 @@ from tdro.errors import ConfigError, DataError
 from tdro.files import atomic_path, write_json, write_text
 from tdro.models.encoder import save_encoder, set_max_length
 from tdro.training.contrastive_step import ContrastiveStep
-from tdro.training.diagnose import diagnose
+from tdro.training.diagnose import diagnose, rank_of_the_cut
 from tdro.training.loop import Workplace, train
 from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
@@ -66,6 +67,7 @@ def weights(run: Run, rows: dict[str, Rows], reference_fingerprint: str) -> str:
     config = study.weights
     stage_fingerprint = fingerprint(reference_fingerprint, _influential(config), "weights")
     if _skip(run, "weights", stage_fingerprint, "weights/weights.json", "proxy/model/modules.json"):
+        _move_the_cut(run, rows)
         return stage_fingerprint
     names, sizes = list(rows), {name: len(dataset) for name, dataset in rows.items()}
     with run.stage("weights", stage_fingerprint):
@@ -211,6 +213,16 @@ def _skip(run: Run, stage: str, stage_fingerprint: str, *outputs: str) -> bool:
 def _place(run: Run, stage: str, stage_fingerprint: str) -> Workplace:
     """Say where a stage trains."""
     return Workplace(stage, run.folder / stage, run.journal, stage_fingerprint, run.study.seed)
+
+
+def _move_the_cut(run: Run, rows: dict[str, Rows]) -> None:
+    """Say again what is kept for sure, where the plan's share has changed since the weights were learned."""
+    path = run.folder / "weights" / "weights.json"
+    content = json.loads(path.read_text("utf-8"))
+    if content["diagnostics"]["cut"] != rank_of_the_cut(run.study):
+        names, events = list(rows), list(run.journal.read("step", "weights"))
+        fresh = WeightLearner(names, run.study.weights, rule_of(run.study, rows))
+        write_json(path, {**content, "diagnostics": diagnose(run.study, names, events, fresh)})
 
 
 def _write_weights(run: Run, step: RobustStep, sizes: dict[str, int], fresh: WeightLearner) -> None:
