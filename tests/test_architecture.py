@@ -34,6 +34,7 @@ LIGHT = {
     "tdro.cli.main",
     "tdro.cli.study",
     "tdro.cli.demo",
+    "tdro.cli.export",
     "tdro.cli.display",
     "tdro.config",
     "tdro.study_file",

@@ -195,10 +195,32 @@ class WeightsConfig(TrainingConfig):
     """Cap each weight so that the robust run sees no row more often."""
     sampling: Literal["uniform", "stratified"] = "uniform"
     """uniform: every query draws its dataset. stratified: a batch has as many of each dataset, give or take one."""
+    max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of a dataset's losses that may be dropped as not finite; more stop the stage. One is always allowed."""
+    reference_similarities: Literal["auto", "all", "drawn", "live"] = "auto"
+    """Computed once and kept in the cache: of all passages, or of those that the steps draw; live: in every step."""
+    held_out_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of each dataset (at least 200 rows, at most half) that no model trains on; 0: none."""
+    held_out_every: Positive = 10
+    """Steps between measurements of the losses on held-out rows."""
+    signal: Literal["training", "held-out"] = "training"
+    """Which losses move the weights: those of the training batches, or those of the held-out rows."""
+    seeds: Positive = 1
+    """Proxies trained with different seeds, to see whether the ranking holds; the first one gives the weights."""
+    seed_steps: Positive | None = None
+    """Steps of the further proxies; as many as `steps` where not given."""
     keep_losses: bool = False
     """Keep the losses of every query in weights/losses.parquet, so that any measure can be replayed."""
     export: Literal["last", "mean", "ema"] = "last"
     """Which weights are handed on: after the last step, their mean, or their moving average."""
+
+    @model_validator(mode="after")
+    def _held_out_rows_are_there(self) -> "WeightsConfig":
+        if self.signal == "held-out" and self.held_out_share == 0:
+            raise ValueError("signal: held-out needs a held_out_share above 0")
+        if self.seed_steps is not None and self.seed_steps > self.steps:
+            raise ValueError(f"seed_steps must be at most steps, which is {self.steps}")
+        return self
 
 
 class RobustConfig(Section):
@@ -208,6 +230,10 @@ class RobustConfig(Section):
     """Sample the best (or worst) datasets uniformly; or sample by weight; or sample uniformly and weigh the loss."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Share of the datasets that top-share or bottom-share keeps."""
+    cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Largest sampling probability of the plan; what is cut off goes to the other datasets in proportion."""
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """Cap the plan so that no row is seen more often."""
     weights: str = "learned"
     """learned; uniform, size or temperature-T, whatever the plan; a preset (paper-2408.10613) or a weights file."""
 
@@ -273,8 +299,8 @@ def options(section: type[Section] = Study, prefix: str = "") -> list[str]:
     """List every option of a study by its dotted name; `*` stands for the name of a dataset or task.
 
     Example:
-        >>> [name for name in options() if name.startswith("robust")]
-        ['robust.plan', 'robust.share', 'robust.weights']
+        >>> [name for name in options() if name.startswith("mining")]
+        ['mining.when', 'mining.encoder', 'mining.ranks', 'mining.negatives']
     """
     names: list[str] = []
     for name, field in section.model_fields.items():

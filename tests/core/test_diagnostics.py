@@ -65,7 +65,9 @@ def test_replay_of_the_steps_in_their_order_gives_the_weights_of_the_run():
     for signal_G, present_G in zip(signal_TG, present_TG, strict=True):
         state = eg(state, signal_G, 0.1, present_G)
     order_ST = np.stack([np.arange(30), random.integers(30, size=30)])
-    finals = replay_resampled(lambda s, x, step, p: eg(s, x, 0.1, p), start, signal_TG, present_TG, order_ST)
+    finals = replay_resampled(
+        lambda s, x, step, p: eg(s, x, 0.1, p), start, signal_TG, present_TG, order_ST, range(len(signal_TG))
+    )
     np.testing.assert_array_equal(finals[0], state.weights_G)
     assert (finals[1] != finals[0]).any()
 

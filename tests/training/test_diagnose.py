@@ -25,7 +25,7 @@ def test_diagnostics_are_in_the_weights_file_and_describe_the_weights(finished):
         low, high = dataset["interval"]
         assert 0 < low <= high < 1 and dataset["verdict"] in ("keep", "drop", "undecided")
         assert low - 0.1 < weights[name] < high + 0.1
-    assert len(sentences(diagnostics)) == 3 and "of 3" in sentences(diagnostics)[0]
+    assert any(sentence.endswith("equal ones of 3.") for sentence in sentences(diagnostics))
 
 
 def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
@@ -42,13 +42,17 @@ def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
         statistics = group_statistics(proxy, torch.ones(150), group, 3)
         signal = learner.update(step, StepLosses(statistics, proxy.numpy(), np.ones(150), group.numpy()))
         events.append({
-            "signal": signal.tolist(), "weights": learner.weights.weights_G.tolist(),
-            "statistics": statistics.sums_GC.tolist(),
+            "step": step, "signal": signal.tolist(), "weights": learner.weights.weights_G.tolist(),
+            "statistics": statistics.sums_GC.tolist(), "misranked": [30, 0, 0],
         })  # fmt: skip
-    found = diagnose(run.study, names, events, fresh)  # top 70 % of three: two are kept
+    weights = dict(zip(names, learner.weights.weights_G.tolist(), strict=True))
+    found = diagnose(run.study, dict.fromkeys(names, 5), events, fresh, weights, {})  # top 70 % of three: two are kept
     assert found["datasets"]["bad"]["verdict"] == "keep"
     assert found["datasets"]["bad"]["log_loss_ratio"] == pytest.approx(np.log(9), abs=0.2)
     assert found["still_moving"]
+    assert found["datasets"]["bad"]["misranked_share"] == 0.6 and found["datasets"]["good"]["misranked_share"] == 0
+    assert any("SUSPECTS" in sentence and "bad (60%)" in sentence for sentence in sentences(found))
+    assert any("more than four times" in sentence for sentence in sentences(found))  # 24 queries of 5 rows each
 
 
 def test_losses_that_are_all_zero_are_called_nothing_to_learn_from(tmp_path):

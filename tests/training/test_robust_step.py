@@ -15,6 +15,7 @@ from tdro.data.mixture import MixedMixture
 from tdro.errors import ConfigError, TdroError
 from tdro.models.encoder import embed
 from tdro.training.negatives import negatives
+from tdro.training.reference_scores import Batches, LiveScores
 from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
@@ -34,7 +35,9 @@ def make_step(folder, max_tokens: int = 120, family: str = "bert", **weights):
     source = TextSource(rows, study.data, proxy, study.seed)
     sizes = {name: len(r) for name, r in rows.items()}
     learner = WeightLearner(list(rows), study.weights, make_rule(study.weights, sizes, 48))
-    step = RobustStep(proxy, reference, source, mixture, list(rows), study.weights, learner, run.device, max_tokens)
+    batches = Batches(rows, mixture, source, study.seed, study.weights.steps)
+    live = LiveScores(reference, run)
+    step = RobustStep(proxy, batches, live, study.weights, learner, run.device, max_tokens)
     return step, proxy, reference, source, mixture, study.weights
 
 

@@ -86,7 +86,8 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     sizes = {"one": 24, "two": 40, "three": 60}
     datasets = {name: {"path": f"train/{name}.jsonl", "size": size} for name, size in sizes.items()}
     mining = {"when": "always", "ranks": [0, 9], "negatives": 4}
-    study = tiny_study(tmp_path, "static", mining=mining, data={"datasets": datasets})
+    held_out = {"held_out_share": 0.2, "held_out_every": 3}
+    study = tiny_study(tmp_path, "static", mining=mining, data={"datasets": datasets}, weights=held_out)
     fixed = study.robust.model_copy(update={"plan": "reweight", "weights": "uniform"})
     monkeypatch.setattr(Section, "__getattribute__", remember)
     run_study(Run(study))

@@ -190,14 +190,15 @@ def _has_plan(run: "Run") -> bool:
 
 def _print_plan_and_weights(run: "Run", console: Console, last: str) -> None:
     """Print weights, what the plan makes of them and, where they were learned, how sure they are."""
-    from tdro.data.weights_file import read_diagnostics, read_weights
+    from tdro.data.weights_file import read_diagnostics, read_sizes, read_weights
     from tdro.training.diagnose import sentences
-    from tdro.training.stages import plan_of, plan_weights
+    from tdro.training.planning import plan_of, plan_weights
 
     path = run.folder / "weights" / "weights.json"
     learned = last == "weights" or run.study.robust.weights == "learned"
-    planned = plan_weights(run, {name: len(rows) for name, rows in run.source_rows.items()})
-    weights, plan = read_weights(path) if learned else planned, plan_of(run.study, planned).probabilities
+    sizes = read_sizes(path) if learned else {name: len(rows) for name, rows in run.source_rows.items()}
+    planned = plan_weights(run.study, sizes)
+    weights, plan = read_weights(path) if learned else planned, plan_of(run.study, planned, sizes).probabilities
     diagnostics = read_diagnostics(path) if learned else {}
     table = Table("dataset", "weight", box=None, header_style="bold")
     for column in (["95 % interval", "at the cut"] if diagnostics else []) + ["robust samples it with"]:

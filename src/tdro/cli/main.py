@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verbs = {
             "demo": "build demo datasets from this machine's documentation and run the method on them",
             **STUDY_VERBS,
+            "export": "the mixture of a run, for other trainers",
         }
         print(HELP.format(verbs="\n".join(f"  {verb:10} {what}" for verb, what in verbs.items())), end="")
         return 0
@@ -79,12 +80,16 @@ def _dispatch(verb: str, arguments: list[str]) -> int:
         from tdro.cli import replay
 
         return replay.command(arguments)
+    if verb == "export":
+        from tdro.cli import export
+
+        return export.command(arguments)
     if verb in STUDY_VERBS:
         from tdro.cli import study
 
         return study.command(verb, STUDY_VERBS[verb], arguments)
     import difflib
 
-    close = difflib.get_close_matches(verb, ["demo", *STUDY_VERBS], n=1)
+    close = difflib.get_close_matches(verb, ["demo", *STUDY_VERBS, "export"], n=1)
     do = f"did you mean {close[0]!r}?" if close else "see tdro --help"
     raise ConfigError("unknown verb", saw=verb, do=do)

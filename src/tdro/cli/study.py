@@ -28,12 +28,23 @@ examples:
 
 `tdro {verb} STUDY.yaml --help` lists every option with the value it has in that file.
 """
-REPLAY_HELP = """
+WEIGHTS_HELP = """
+  --seeds N   train proxies with N seeds, to see whether the ranking holds
+
 without training, from what a run or anybody else recorded:
   tdro weights --replay runs/NAME --weights.update anchored
   tdro weights --from-losses losses.parquet --weights.measure excess --save w.json
   tdro run study.yaml --robust.weights w.json
 """
+ROBUST_HELP = """
+  --plan, --share and --weights stand for --robust.plan, --robust.share and --robust.weights:
+  tdro robust study.yaml --plan reweight --weights runs/NAME/weights/weights.json
+"""
+SHORT = {
+    "weights": {"--seeds": "--weights.seeds", "--seed-steps": "--weights.seed-steps"},
+    "robust": {"--plan": "--robust.plan", "--share": "--robust.share", "--weights": "--robust.weights"},
+}
+"""Options that a verb knows without the name of its section."""
 
 
 @dataclass
@@ -48,7 +59,8 @@ class Arguments:
 def command(verb: str, what: str, arguments: list[str]) -> int:
     """Run a study verb."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(verb=verb, what=what[0].upper() + what[1:]) + REPLAY_HELP * (verb == "weights"), end="")
+        more = {"weights": WEIGHTS_HELP, "robust": ROBUST_HELP}.get(verb, "")
+        print(HELP.format(verb=verb, what=what[0].upper() + what[1:]) + more, end="")
         return 0
     if arguments[0].startswith("-"):
         raise ConfigError("the study file comes first", saw=arguments[0], do=f"tdro {verb} STUDY.yaml [options]")
@@ -56,12 +68,18 @@ def command(verb: str, what: str, arguments: list[str]) -> int:
     parsed = tyro.cli(
         Arguments,
         prog=f"tdro {verb} {path}",
-        args=arguments[1:],
+        args=[_in_full(argument, SHORT.get(verb, {})) for argument in arguments[1:]],
         default=Arguments(load_study(path)),
     )
     if parsed.dry_run:
         return dry_run(parsed.study)
     return execute(verb, parsed.study, path.read_text(encoding="utf-8-sig"))
+
+
+def _in_full(argument: str, short: dict[str, str]) -> str:
+    """Write an option with the name of its section."""
+    name, equals, value = argument.partition("=")
+    return short.get(name, name) + equals + value
 
 
 def execute(verb: str, study: Study, text: str) -> int:

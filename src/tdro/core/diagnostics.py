@@ -1,6 +1,6 @@
 """How far learned weights can be trusted: concentration, convergence, intervals, and what is kept for sure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -71,6 +71,7 @@ def replay_resampled(
     signal_TG: np.ndarray,
     present_TG: np.ndarray,
     order_ST: np.ndarray,
+    step_T: Sequence[int],
 ) -> np.ndarray:
     """Learn final weights again from resampled steps: a bootstrap of what the luck of the batches did.
 
@@ -79,7 +80,8 @@ def replay_resampled(
         start: State before the first step.
         signal_TG: Signals of the T steps.
         present_TG: bool, which groups had examples.
-        order_ST: int, for each of S resamples the steps to use, in order.
+        order_ST: int, for each of S resamples which of the T signals to use, in order.
+        step_T: The steps at which the weights move.
 
     Returns:
         [S, G] final weights.
@@ -87,7 +89,7 @@ def replay_resampled(
     finals = []
     for order_T in order_ST:
         state = start
-        for step, source in enumerate(order_T):
+        for step, source in zip(step_T, order_T, strict=True):
             state = move(state, signal_TG[source], step, present_TG[source])
         finals.append(state.weights_G)
     return np.array(finals)

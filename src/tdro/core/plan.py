@@ -7,6 +7,8 @@ from math import floor
 
 import numpy as np
 
+from tdro.core.projection import Bounds
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -99,6 +101,33 @@ def reweight_loss(weights: Mapping[str, float]) -> Plan:
     """
     shares = reweight(weights).probabilities
     return Plan(dict.fromkeys(shares, 1 / len(shares)), {name: len(shares) * p for name, p in shares.items()})
+
+
+def capped(plan: Plan, high: Mapping[str, float]) -> Plan:
+    """Keep the probabilities of a plan below caps; what is cut off goes to the others in proportion.
+
+    Args:
+        plan: A plan that acts on the sampling.
+        high: Dataset -> largest probability; for datasets of the plan they must sum to at least 1.
+
+    Raises:
+        ValueError: The caps leave no plan, or the plan acts on the loss.
+
+    Example:
+        >>> capped(Plan({"a": 0.8, "b": 0.1, "c": 0.1}), {"a": 0.5, "b": 1.0, "c": 1.0}).probabilities
+        {'a': 0.5, 'b': 0.25, 'c': 0.25}
+    """
+    names = list(plan.probabilities)
+    high_G = np.array([min(1.0, high[name]) for name in names])
+    if (np.array(list(plan.probabilities.values())) <= high_G).all():
+        return plan
+    if plan.loss_factors is not None:
+        raise ValueError("caps act on the sampling, and this plan samples uniformly and weighs the loss")
+    if high_G.sum() < 1:
+        raise ValueError(f"the caps of the {len(names)} datasets of the plan sum to {high_G.sum():.3f} only")
+    found_G = Bounds(np.zeros(len(names)), high_G).project(np.array(list(plan.probabilities.values())))
+    shares = dict(zip(names, found_G.tolist(), strict=True))
+    return Plan({name: shares[name] for name in _by_weight(shares)})
 
 
 def size_mixture(sizes: Mapping[str, int], temperature: float = 1.0) -> dict[str, float]:

@@ -21,10 +21,19 @@ def choose(row: Row, passages_per_query: int, *key: object) -> Example:
     """
     random = seeded(*key)
     texts = [positive.full_text for positive in row.positives]
-    positive = texts.pop(int(random.integers(len(texts))))
+    first = int(random.integers(len(texts)))
+    positive = texts.pop(first)
     wanted = min(passages_per_query - 1, len(row.negatives))
-    chosen = random.permutation(len(row.negatives))[:wanted]
-    return Example(row.query, (positive, *(row.negatives[i].full_text for i in chosen)), tuple(texts))
+    chosen = random.permutation(len(row.negatives))[:wanted].tolist()
+    negatives = [row.negatives[i].full_text for i in chosen]
+    places = (first, *(len(row.positives) + i for i in chosen))
+    return Example(row.query, (positive, *negatives), tuple(texts), places)
+
+
+def whole(row: Row) -> Example:
+    """Return everything a row has: all positives, then all negatives."""
+    passages = [passage.full_text for passage in (*row.positives, *row.negatives)]
+    return Example(row.query, tuple(passages), (), tuple(range(len(passages))))
 
 
 def with_instruction(text: str, instruction: str, template: str) -> str:

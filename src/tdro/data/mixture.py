@@ -166,7 +166,7 @@ class MixedMixture:
         sampling: Literal["uniform", "stratified"] = "uniform",
     ) -> None:
         self._streams = Streams(sizes, seed)
-        self._batch_size, self._seed, self._sampling = batch_size, seed, sampling
+        self._batch_size, self._seed, self.sampling = batch_size, seed, sampling
         self._before_G = [np.zeros(len(sizes), np.int64)]
 
     def draw(self, step: int) -> Draw:
@@ -185,7 +185,7 @@ class MixedMixture:
 
     def _datasets(self, step: int) -> np.ndarray:
         """Dataset of each query of a step."""
-        if self._sampling == "stratified":
+        if self.sampling == "stratified":
             groups, start = len(self._streams.names), step * self._batch_size
             first, last = start // groups, (start + self._batch_size - 1) // groups
             rounds = np.concatenate([self._round(number) for number in range(first, last + 1)])
@@ -194,7 +194,7 @@ class MixedMixture:
 
     def _counts_before(self, step: int) -> np.ndarray:
         """Queries per dataset in the steps before this one."""
-        if self._sampling == "stratified":
+        if self.sampling == "stratified":
             whole, rest = divmod(step * self._batch_size, len(self._streams.names))
             return whole + np.bincount(self._round(whole)[:rest], minlength=len(self._streams.names))
         while len(self._before_G) <= step:

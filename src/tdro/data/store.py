@@ -1,5 +1,6 @@
 """Keep rows on disk in Arrow files that are memory-mapped, one folder per fingerprint."""
 
+import copy
 import hashlib
 import json
 import operator
@@ -8,7 +9,7 @@ import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import BinaryIO, SupportsIndex
@@ -36,12 +37,29 @@ class Rows:
 
     Attributes:
         info: Name, path, layout, number of rows and fingerprint.
+        source: The rows that these were selected from; the rows themselves where nothing was selected.
+        numbers_n: int64, the number of each row in `source`.
     """
 
     def __init__(self, info: DatasetInfo, batches: list[pa.RecordBatch]) -> None:
         self.info = info
         self._columns = [batch.columns for batch in batches]
         self._starts = list(accumulate((batch.num_rows for batch in batches), initial=0))
+        self.source = self
+        self.numbers_n = np.arange(self._starts[-1])
+
+    def select(self, numbers_n: np.ndarray) -> "Rows":
+        """Return some of the rows, in the order given; nothing is copied.
+
+        Args:
+            numbers_n: Row numbers, at least one.
+        """
+        chosen = copy.copy(self)
+        chosen.numbers_n = self.numbers_n[numbers_n]
+        digest = hashlib.blake2b(chosen.numbers_n.astype("<i8").tobytes(), digest_size=16).hexdigest()
+        fingerprint = f"{self.source.info.fingerprint}:{digest}"
+        chosen.info = replace(self.info, rows=len(chosen.numbers_n), fingerprint=fingerprint)
+        return chosen
 
     def __len__(self) -> int:
         return self.info.rows
@@ -52,6 +70,7 @@ class Rows:
             number += len(self)
         if not 0 <= number < len(self):
             raise IndexError(f"row {operator.index(i)} of {self.info.name}, which has {len(self)} rows")
+        number = int(self.numbers_n[number])
         found = bisect_right(self._starts, number) - 1
         query_id, query, positives, negatives = self._columns[found]
         at = number - self._starts[found]
@@ -61,9 +80,30 @@ class Rows:
         return (self[i] for i in range(len(self)))
 
     @property
+    def queries_n(self) -> np.ndarray:
+        """The query texts, without reading the passages."""
+        texts = np.concatenate([query.to_numpy(zero_copy_only=False) for _, query, _, _ in self._columns])
+        return texts[self.numbers_n]
+
+    @property
     def without_negatives(self) -> int:
-        """Number of rows that have no negative; read from the offsets alone."""
-        return sum(int((np.diff(negatives.offsets) == 0).sum()) for _, _, _, negatives in self._columns)
+        """Number of rows that have no negative."""
+        return int((self.negative_count_n == 0).sum())
+
+    @property
+    def positive_count_n(self) -> np.ndarray:
+        """int64, positives of each row; read from the offsets alone."""
+        return self._lengths(2)
+
+    @property
+    def negative_count_n(self) -> np.ndarray:
+        """int64, negatives of each row; read from the offsets alone."""
+        return self._lengths(3)
+
+    def _lengths(self, column: int) -> np.ndarray:
+        """How many passages each row has in a column."""
+        lengths = [np.diff(columns[column].offsets.to_numpy()) for columns in self._columns]
+        return np.concatenate(lengths).astype(np.int64)[self.numbers_n]
 
 
 def open_entry(entry: Path, name: str, path: Path) -> Rows | None:

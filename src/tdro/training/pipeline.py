@@ -4,6 +4,7 @@ from typing import Literal
 
 from tdro.config import Study
 from tdro.core.plan import Plan, reweight
+from tdro.data.held_out import split_rows
 from tdro.data.reading import read_dataset
 from tdro.errors import CheckpointError
 from tdro.evaluation.benchmarks import check_beir
@@ -12,7 +13,9 @@ from tdro.models.bases import find_encoder
 from tdro.training import stages
 from tdro.training.negatives import negatives
 from tdro.training.outcome import Scores, evaluate_models
+from tdro.training.planning import fixed_weights, plan_of, plan_weights
 from tdro.training.run import Run
+from tdro.training.weights_stage import weights
 
 LastStage = Literal["mine", "reference", "weights", "robust", "evaluate"]
 
@@ -40,16 +43,20 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
     learned = study.robust.weights == "learned" or "proxy" in evaluated or last == "weights"
     if learned and last != "reference":
         stages.refuse_rows_without_negatives(rows)
+    held_out = None
+    if study.weights.held_out_share:
+        rows, held_out = split_rows(rows, study.weights.held_out_share, study.seed)
+    if learned and last != "reference":
         stages.rule_of(study, rows)
     if learned or "reference" in evaluated or last == "reference":
         reference = stages.reference(run, rows)
         if last == "reference":
             return None
         if learned:
-            stages.weights(run, rows, reference)
+            weights(run, rows, held_out, reference)
     if last == "weights":
         return None
-    stages.robust(run, rows, stages.plan_weights(run, {name: len(dataset) for name, dataset in rows.items()}))
+    stages.robust(run, rows, plan_weights(study, stages.sizes_of(rows)))
     scores = evaluate_models(run) if last == "evaluate" and study.evaluation.tasks else None
     run.journal.write("run_finished", last)
     return scores
@@ -126,4 +133,4 @@ def _some_plan(study: Study, sizes: dict[str, int]) -> Plan:
         ConfigError: No plan can be made.
     """
     unknown = study.robust.weights == "learned"
-    return stages.plan_of(study, dict.fromkeys(sizes, 1.0) if unknown else stages.fixed_weights(study, sizes))
+    return plan_of(study, dict.fromkeys(sizes, 1.0) if unknown else fixed_weights(study, sizes), sizes)

@@ -57,17 +57,27 @@ def replay_run(folder: Path, config: WeightsConfig, examples: int) -> Replayed:
     Raises:
         DataError: The run has not learned weights, or did not keep the losses that the measure needs.
     """
-    table = _read(folder / "weights" / "statistics.parquet", ("step", "dataset", *COLUMNS))
+    held_out = config.signal == "held-out"
+    if held_out and not (folder / "weights" / "held_out.parquet").exists():
+        do = "run the study with a --weights.held-out-share above 0"
+        raise DataError("the run has no losses of held-out rows", where=folder / "weights", do=do)
+    table = _read(
+        folder / "weights" / f"{'held_out' if held_out else 'statistics'}.parquet", ("step", "dataset", *COLUMNS)
+    )
     names = list(dict.fromkeys(table["dataset"].to_pylist()))
     sizes = dict(zip(names, map(read_sizes(folder / "weights" / "weights.json").__getitem__, names), strict=True))
     if config.measure in SAMPLE_MEASURES:
-        path = folder / "weights" / "losses.parquet"
+        path = folder / "weights" / f"{'held_out_' if held_out else ''}losses.parquet"
         if not path.exists():
             do = "run the study with --weights.keep-losses True, or choose a measure of sums per dataset"
             raise DataError(f"measure {config.measure} needs the losses of every query", where=path, do=do)
         return _replay(_steps_of_losses(_read(path, LOSS_COLUMNS), names), config, sizes, examples)
     sums_TGC = np.stack([table[c].to_numpy() for c in COLUMNS], axis=-1).reshape(-1, len(names), len(COLUMNS))
-    steps = (StepLosses(GroupStatistics(sums_GC), NOTHING, NOTHING, NOTHING) for sums_GC in sums_TGC)
+    number_T = table["step"].to_numpy()[:: len(names)].tolist()
+    steps = (
+        (number, StepLosses(GroupStatistics(sums_GC), NOTHING, NOTHING, NOTHING))
+        for number, sums_GC in zip(number_T, sums_TGC, strict=True)
+    )
     return _replay(steps, config, sizes, examples)
 
 
@@ -94,18 +104,19 @@ def replay_losses(path: Path, config: WeightsConfig) -> Replayed:
     return _replay(_steps_of_losses(table, names), config, dict.fromkeys(names, 1), 1)
 
 
-def _replay(steps: Iterator[StepLosses], config: WeightsConfig, sizes: dict[str, int], examples: int) -> Replayed:
+def _replay(
+    steps: Iterator[tuple[int, StepLosses]], config: WeightsConfig, sizes: dict[str, int], examples: int
+) -> Replayed:
     """Feed recorded steps to a learner; `sizes` names the groups in their order."""
     names = list(sizes)
     learner = WeightLearner(names, config, make_rule(config, sizes, examples))
-    count = 0
-    for count, losses in enumerate(steps, start=1):
-        learner.update(count - 1, losses)
-    return Replayed(names, count, learner.weights)
+    for step, losses in steps:
+        learner.update(step, losses)
+    return Replayed(names, learner.weights.updates, learner.weights)
 
 
-def _steps_of_losses(table: pa.Table, names: list[str]) -> Iterator[StepLosses]:
-    """Cut a table of losses into steps."""
+def _steps_of_losses(table: pa.Table, names: list[str]) -> Iterator[tuple[int, StepLosses]]:
+    """Cut a table of losses into steps, each with its number."""
     number = {name: g for g, name in enumerate(names)}
     group_N = np.array([number[name] for name in table["dataset"].to_pylist()], np.int64)
     step_N = table["step"].to_numpy()
@@ -114,7 +125,8 @@ def _steps_of_losses(table: pa.Table, names: list[str]) -> Iterator[StepLosses]:
     for rows in np.split(order_N, np.flatnonzero(np.diff(step_N[order_N])) + 1):
         proxy_B, reference_B, group_B = proxy_N[rows], reference_N[rows], group_N[rows]
         proxy, reference, group = (torch.from_numpy(x) for x in (proxy_B, reference_B, group_B))
-        yield StepLosses(group_statistics(proxy, reference, group, len(names)), proxy_B, reference_B, group_B)
+        statistics = group_statistics(proxy, reference, group, len(names))
+        yield int(step_N[rows[0]]), StepLosses(statistics, proxy_B, reference_B, group_B)
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pa.Table:

@@ -9,33 +9,37 @@ from torch import Tensor
 
 from tdro.config import WeightsConfig
 from tdro.core.groups import group_statistics
-from tdro.core.losses import hard_negative_loss, own_similarities
+from tdro.core.losses import hard_negative_loss
 from tdro.core.objective import pooled_example_weights
 from tdro.core.rule import StepLosses
-from tdro.data.mixture import Draw, MixedMixture
+from tdro.data.mixture import Draw
 from tdro.devices import Device
-from tdro.models.encoder import embed
-from tdro.models.packing import pack
-from tdro.training.texts import StepTexts, TextSource
+from tdro.training.own_similarities import micro_batches, similarities, similarities_of_all
+from tdro.training.reference_scores import Batches, ReferenceScores
+from tdro.training.texts import StepTexts
 from tdro.training.weight_learner import WeightLearner
+
+ATTEMPTS = 3
+"""How often a step is done again without the queries whose loss was not finite."""
 
 
 class RobustStep:
     """One step of stage 1: gradients of the proxy, and losses for the learner, which is its state.
 
     The loss of a query needs only its own passages, so micro-batches are accumulated plainly. The weights are fixed
-    within a step: the proxy descends on sum_g alpha_g * mean loss of g, then the weights are updated.
+    within a step: the proxy descends on sum_g alpha_g * mean loss of g, then the weights are updated. One transfer per
+    step brings the losses from the device. Where one of them is not finite, the step is done again without its query.
 
     Args:
         proxy: The model in training.
-        reference: The frozen reference.
-        source: Texts.
-        mixture: Data order.
-        names: Datasets, in the order of the mixture.
+        batches: Data order and texts.
+        reference: The frozen reference's similarities for these batches.
         config: Settings of the stage.
         learner: Turns losses into weights.
         device: Where and in which precision.
         max_tokens: Tokens of a micro-batch.
+        held_out: Batches of held-out rows and the reference's similarities for them, to measure on every
+            `config.held_out_every` steps.
 
     Source: paper, equations (1) to (5). Departure: in the released code the last micro-batch of a step already sees the
     new weights, and each rank normalises by its own examples.
@@ -44,58 +48,44 @@ class RobustStep:
     def __init__(
         self,
         proxy: SentenceTransformer,
-        reference: SentenceTransformer,
-        source: TextSource,
-        mixture: MixedMixture,
-        names: list[str],
+        batches: Batches,
+        reference: ReferenceScores,
         config: WeightsConfig,
         learner: WeightLearner,
         device: Device,
         max_tokens: int,
+        held_out: tuple[Batches, ReferenceScores] | None = None,
     ) -> None:
-        self._proxy, self._reference = proxy, reference.eval().requires_grad_(False)
-        self._source, self._mixture, self._names = source, mixture, names
-        self._config, self._device, self._max_tokens = config, device, max_tokens
+        self._proxy, self._batches, self._reference = proxy, batches, reference
+        self._config, self._device, self._max_tokens, self._held_out = config, device, max_tokens, held_out
+        self._names = list(batches.rows)
         self.learner = learner
 
     def backward(self, step: int, step_seed: int) -> dict[str, Any]:
         """Accumulate the proxy's gradients and update the weights."""
-        draw = self._mixture.draw(step)
-        texts = self._source.texts(draw, self._config.passages_per_query)
-        group_B = torch.from_numpy(draw.dataset_B)
-        alpha_G, count_G = (
-            torch.from_numpy(self.learner.weights.weights_G),
-            torch.bincount(group_B, minlength=len(self._names)),
-        )
-        factor_B = pooled_example_weights(alpha_G, count_G, group_B)
-        proxy_B, reference_B = torch.empty(len(group_B)).double(), torch.empty(len(group_B)).double()
-        for number, query_m in enumerate(_micro_batches(texts, self._max_tokens)):
-            torch.manual_seed(step_seed + number)
-            losses = self._losses(self._proxy, texts, query_m)
-            (losses * factor_B[query_m].to(losses)).sum().backward()
-            with torch.inference_mode():
-                reference_B[query_m] = self._losses(self._reference, texts, query_m).double().cpu()
-            proxy_B[query_m] = losses.detach().double().cpu()
-        statistics = group_statistics(proxy_B, reference_B, group_B, len(self._names))
-        signal_G = self.learner.update(
-            step, StepLosses(statistics, proxy_B.numpy(), reference_B.numpy(), draw.dataset_B)
-        )
+        draw = self._batches.mixture.draw(step)
+        texts = self._batches.source.texts(draw, self._config.passages_per_query)
+        reference_B, misranked_B = self._look_at(self._reference.similarities(step, draw, texts))
+        proxy_B, factor_B = self._descend(texts, torch.from_numpy(draw.dataset_B), reference_B.isfinite(), step_seed)
+        losses = self._losses(draw, proxy_B, reference_B)
+        held_out: StepLosses | None = None
+        if self._held_out is not None and step % self._config.held_out_every == 0:
+            held_out = self._measure_held_out(step // self._config.held_out_every)
+        moving: StepLosses | None = losses
+        if self._config.signal == "held-out":
+            self.learner.refuse_too_many_bad(step, losses.statistics)
+            moving = held_out
+        signal_G = self.learner.update(step, moving) if moving is not None else None
+        misranked_G = np.bincount(draw.dataset_B, misranked_B.double().numpy(), len(self._names))
+        used_B = factor_B > 0
         return {
-            "loss": float((factor_B * proxy_B).sum()),
-            "losses": dict(zip(self._names, statistics.proxy_mean_G.tolist(), strict=True)),
+            "loss": float((factor_B * proxy_B)[used_B].sum()),
+            "losses": dict(zip(self._names, losses.statistics.proxy_mean_G.tolist(), strict=True)),
             "weights": self.learner.weights.weights_G.tolist(),
-            "signal": signal_G.tolist(),
-            "statistics": statistics.sums_GC.tolist(),
-            **(self._example_losses(draw, proxy_B, reference_B) if self._config.keep_losses else {}),
-        }
-
-    @staticmethod
-    def _example_losses(draw: Draw, proxy_B: Tensor, reference_B: Tensor) -> dict[str, list[float]]:
-        """The losses of every query of a step, for the journal."""
-        return {
-            "groups": draw.dataset_B.tolist(),
-            "proxy_losses": proxy_B.tolist(),
-            "reference_losses": reference_B.tolist(),
+            "misranked": misranked_G.tolist(),
+            **({} if signal_G is None else {"signal": signal_G.tolist()}),
+            **self._record(losses),
+            **({} if held_out is None else {"held_out": self._record(held_out)}),
         }
 
     def state(self) -> dict[str, Any]:
@@ -106,30 +96,63 @@ class RobustStep:
         """Take up the weights."""
         self.learner.restore(state)
 
-    def _losses(self, model: SentenceTransformer, texts: StepTexts, query_m: Tensor) -> Tensor:
-        """Losses of some queries of the step under a model."""
-        start_B = texts.positive_B.tolist()
-        own = [p for q in query_m.tolist() for p in range(start_B[q], start_B[q] + int(texts.count_B[q]))]
-        tokens = [texts.queries_B[q] for q in query_m] + [texts.passages_P[p] for p in own]
-        embedding_nD = _embed_packed(model, tokens, self._device, max(self._max_tokens // 4, 1))
-        similarity_BN = own_similarities(
-            embedding_nD[: len(query_m)], embedding_nD[len(query_m) :], texts.count_B[query_m].to(embedding_nD.device)
-        )
-        return hard_negative_loss(similarity_BN, self._config.temperature)
+    def _descend(self, texts: StepTexts, group_B: Tensor, good_B: Tensor, step_seed: int) -> tuple[Tensor, Tensor]:
+        """Accumulate gradients over the queries whose losses are finite; return [B] losses and the factors they had."""
+        alpha_G = torch.from_numpy(self.learner.weights.weights_G)
+        for _ in range(ATTEMPTS):
+            count_G = torch.bincount(group_B[good_B], minlength=len(self._names))
+            factor_B = pooled_example_weights(alpha_G, count_G, group_B).where(good_B, 0.0)
+            proxy_B = self._accumulate(texts, good_B, factor_B, step_seed)
+            bad_B = good_B & ~proxy_B.isfinite()
+            if not bad_B.any():
+                break
+            self._proxy.zero_grad(set_to_none=True)
+            good_B = good_B & ~bad_B
+        return proxy_B, factor_B
 
+    def _accumulate(self, texts: StepTexts, good_B: Tensor, factor_B: Tensor, step_seed: int) -> Tensor:
+        """Do the forward and backward passes of the good queries; return [B] losses, NaN for the others."""
+        queries, losses = [], []
+        for number, query_m in enumerate(micro_batches(texts, self._max_tokens)):
+            query_m = query_m[good_B[query_m]]
+            if len(query_m) == 0:
+                continue
+            torch.manual_seed(step_seed + number)
+            similarity_mN = similarities(self._proxy, texts, query_m, self._device, self._max_tokens)
+            loss_m = hard_negative_loss(similarity_mN, self._config.temperature)
+            (loss_m * factor_B[query_m].to(loss_m)).sum().backward()
+            queries.append(query_m)
+            losses.append(loss_m.detach())
+        proxy_B = torch.full((len(good_B),), torch.nan, dtype=torch.float64)
+        if queries:
+            proxy_B[torch.cat(queries)] = torch.cat(losses).cpu().double()
+        return proxy_B
 
-def _micro_batches(texts: StepTexts, max_tokens: int) -> list[Tensor]:
-    """Cut the queries of a step into groups of similar length whose texts hold at most `max_tokens` tokens."""
-    passage_tokens = np.array([len(tokens) for tokens in texts.passages_P])
-    ends = texts.count_B.cumsum(0).numpy()
-    per_query = np.add.reduceat(passage_tokens, ends - texts.count_B.numpy())
-    per_query += np.array([len(tokens) for tokens in texts.queries_B])
-    return [torch.from_numpy(group) for group in pack(per_query, max_tokens)]
+    def _measure_held_out(self, number: int) -> StepLosses:
+        """Measure the losses on a batch of held-out rows, without gradient and without dropout."""
+        assert self._held_out is not None
+        batches, reference = self._held_out
+        draw = batches.mixture.draw(number)
+        texts = batches.source.texts(draw, self._config.passages_per_query)
+        reference_B, _ = self._look_at(reference.similarities(number, draw, texts))
+        similarity_BN = similarities_of_all(self._proxy, texts, self._device, self._max_tokens)
+        return self._losses(draw, self._look_at(similarity_BN)[0], reference_B)
 
+    def _look_at(self, similarity_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Return [B] losses in float64, and whether a negative is more similar to the query than the positive."""
+        best_B = similarity_BN[:, 1:].amax(1) if similarity_BN.shape[1] > 1 else similarity_BN[:, 0]
+        return hard_negative_loss(similarity_BN, self._config.temperature).double(), best_B > similarity_BN[:, 0]
 
-def _embed_packed(model: SentenceTransformer, tokens: list[list[int]], device: Device, max_tokens: int) -> Tensor:
-    """Embed texts in passes of similar length, with graph if gradients are on, in the order given."""
-    groups = pack(np.array([len(t) for t in tokens]), max_tokens)
-    with device.precision():
-        embedding_nD = torch.cat([embed(model, [tokens[i] for i in group]) for group in groups])
-    return embedding_nD[torch.from_numpy(np.argsort(np.concatenate(groups))).to(embedding_nD.device)]
+    def _losses(self, draw: Draw, proxy_B: Tensor, reference_B: Tensor) -> StepLosses:
+        """Put together what a batch has shown."""
+        statistics = group_statistics(proxy_B, reference_B, torch.from_numpy(draw.dataset_B), len(self._names))
+        return StepLosses(statistics, proxy_B.numpy(), reference_B.numpy(), draw.dataset_B)
+
+    def _record(self, losses: StepLosses) -> dict[str, Any]:
+        """What the journal keeps of the losses of a batch."""
+        kept: dict[str, Any] = {"statistics": losses.statistics.sums_GC.tolist()}
+        if self._config.keep_losses:
+            kept["groups"] = losses.group_B.tolist()
+            kept["proxy_losses"] = losses.proxy_B.tolist()
+            kept["reference_losses"] = losses.reference_B.tolist()
+        return kept

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tdro.config import WeightsConfig
+from tdro.core.groups import GroupStatistics
 from tdro.core.projection import Bounds, caps_from_epochs
 from tdro.core.rule import Rule, StepLosses
 from tdro.core.updates import WeightState, initial_state
@@ -69,6 +70,7 @@ class WeightLearner:
         uniform_G = np.full(len(names), 1 / len(names))
         self.weights: WeightState = initial_state(rule.bounds.project(uniform_G) if rule.bounds else uniform_G)
         self._initial_loss_G = np.full(len(names), np.nan)
+        self._bad_G, self._seen_G = np.zeros(len(names)), np.zeros(len(names))
 
     def update(self, step: int, losses: StepLosses) -> np.ndarray:
         """Move the weights by what a step has seen.
@@ -81,13 +83,10 @@ class WeightLearner:
             [G] the signal before clipping.
 
         Raises:
-            TdroError: A loss is not finite, or a ratio divides by 0; with step and datasets.
+            TdroError: Too many losses were not finite, or a ratio divides by 0; with step and datasets.
         """
         statistics = losses.statistics
-        if statistics.bad_G.any():
-            bad = {name: int(n) for name, n in zip(self._names, statistics.bad_G, strict=True) if n}
-            do = "lower weights.learning_rate or raise weights.temperature"
-            raise TdroError("losses are not finite", where=f"weights, step {step}", saw=bad, do=do)
+        self.refuse_too_many_bad(step, statistics)
         unseen_G = np.isnan(self._initial_loss_G) & statistics.present_G
         self._initial_loss_G = np.where(unseen_G, statistics.proxy_mean_G, self._initial_loss_G)
         try:
@@ -99,6 +98,23 @@ class WeightLearner:
             raise TdroError(str(error), where=f"weights, step {step}, {', '.join(names)}", do=do) from None
         self.weights = self.moved(self.weights, signal_G, step, statistics.present_G)
         return signal_G
+
+    def refuse_too_many_bad(self, step: int, statistics: GroupStatistics) -> None:
+        """Count the losses that were dropped as not finite.
+
+        Raises:
+            TdroError: A dataset has lost more than one, and more than `max_bad_share` of its losses so far.
+        """
+        self._bad_G = self._bad_G + statistics.bad_G
+        self._seen_G = self._seen_G + statistics.bad_G + statistics.count_G
+        bad = {
+            name: f"{n:.0f} of {seen:.0f}"
+            for name, n, seen in zip(self._names, self._bad_G, self._seen_G, strict=True)
+            if n > self._config.max_bad_share * seen and n > 1
+        }
+        if bad:
+            do = "look at their rows, lower weights.learning_rate, raise weights.temperature or weights.max_bad_share"
+            raise TdroError("losses are not finite", where=f"weights, step {step}", saw=bad, do=do)
 
     def moved(self, weights: WeightState, signal_G: np.ndarray, step: int, present_G: np.ndarray) -> WeightState:
         """Return weights as a signal would move them in a step; changes nothing here."""
@@ -114,6 +130,8 @@ class WeightLearner:
             "updates": weights.updates,
             "memory": {name: values.tolist() for name, values in weights.memory.items()},
             "initial_loss": self._initial_loss_G.tolist(),
+            "bad": self._bad_G.tolist(),
+            "seen": self._seen_G.tolist(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -121,7 +139,9 @@ class WeightLearner:
         log_G, mean_G, ema_G = (np.array(state[key]) for key in ("log_weights", "mean", "ema"))
         memory = {name: np.array(values) for name, values in state["memory"].items()}
         self.weights = WeightState(log_G, mean_G, ema_G, state["updates"], memory)
-        self._initial_loss_G = np.array(state["initial_loss"])
+        self._initial_loss_G, self._bad_G, self._seen_G = (
+            np.array(state[key]) for key in ("initial_loss", "bad", "seen")
+        )
 
     def _step_size(self, step: int) -> float:
         """Step size of the weights at a step."""

@@ -1,0 +1,91 @@
+"""From weights to the plan that the robust model is sampled with."""
+
+import csv
+import io
+import math
+import re
+
+from tdro.config import Study, TrainingConfig
+from tdro.core.plan import Plan, bottom_share, capped, kept_count, reweight, reweight_loss, size_mixture, top_share
+from tdro.core.projection import caps_from_epochs
+from tdro.data.weights_file import match_weights, read_weights
+from tdro.errors import ConfigError
+
+
+def plan_weights(study: Study, sizes: dict[str, int]) -> dict[str, float]:
+    """Return the weights that robust.weights asks for, one per dataset of the study."""
+    if study.robust.weights != "learned":
+        return fixed_weights(study, sizes)
+    path = study.run_folder / "weights" / "weights.json"
+    return match_weights(read_weights(path), sizes, str(path))
+
+
+def fixed_weights(study: Study, sizes: dict[str, int]) -> dict[str, float]:
+    """Return weights that need no training: of a fixed mixture, a preset or a file, one per dataset of the study.
+
+    Raises:
+        ConfigError: They cannot be read, or one is for a dataset that the study does not have.
+    """
+    source = study.robust.weights
+    if _is_mixture(source):
+        temperature = {"uniform": math.inf, "size": 1.0}.get(source) or float(source.removeprefix("temperature-"))
+        return size_mixture(sizes, temperature)
+    return match_weights(read_weights(source), sizes, source)
+
+
+def plan_of(study: Study, weights: dict[str, float], sizes: dict[str, int]) -> Plan:
+    """Turn weights into the plan that the study asks for; a fixed mixture is sampled as it is.
+
+    Raises:
+        ConfigError: robust.share keeps no dataset, no weight is above 0, or the caps leave no plan.
+    """
+    config = study.robust
+    try:
+        if config.plan == "reweight" or _is_mixture(config.weights):
+            plan = reweight(weights)
+        elif config.plan == "reweight-loss":
+            plan = reweight_loss(weights)
+        else:
+            plan = (top_share if config.plan == "top-share" else bottom_share)(weights, config.share)
+    except ValueError as error:
+        raise ConfigError(str(error), where="robust", do="raise robust.share or use robust.plan: reweight") from None
+    high = dict.fromkeys(sizes, config.cap)
+    try:
+        if config.max_epochs is not None:
+            caps_G = caps_from_epochs(sizes, config.max_epochs, planned_examples(study))
+            high = {name: min(config.cap, cap) for name, cap in zip(sizes, caps_G.tolist(), strict=True)}
+        return capped(plan, high)
+    except ValueError as error:
+        do = "raise robust.cap, robust.max_epochs or robust.share"
+        raise ConfigError(str(error), where="robust", do=do) from None
+
+
+def planned_examples(study: Study) -> int:
+    """Count the queries that the robust run draws."""
+    return study.reference.steps * study.reference.batch_size
+
+
+def rank_of_the_cut(study: Study) -> int:
+    """Count the weights above the plan's cut; a change of the plan moves it without a new training."""
+    groups = len(study.data.datasets)
+    try:
+        kept = kept_count(groups, study.robust.share)
+    except ValueError:  # a plan that ignores the share may leave it too small
+        kept = 1
+    return groups - kept if study.robust.plan == "bottom-share" else kept
+
+
+def plan_csv(plan: Plan, weights: dict[str, float], sizes: dict[str, int], config: TrainingConfig) -> str:
+    """Write a plan as a table: dataset, size, weight, probability, expected epochs."""
+    epochs = plan.epochs(sizes, config.steps * config.batch_size)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["dataset", "size", "weight", "probability", "expected_epochs"])
+    for name in sorted(weights, key=lambda n: (-weights[n], n)):
+        table.writerow([name, sizes[name], weights[name], plan.probabilities.get(name, 0.0), epochs.get(name, 0.0)])
+    return text.getvalue()
+
+
+def _is_mixture(weights: str) -> bool:
+    """Whether robust.weights names a mixture that follows from the sizes alone."""
+    return re.fullmatch(r"uniform|size|temperature-(?!0+(\.0+)?$)\d+(\.\d+)?", weights) is not None

@@ -1,0 +1,262 @@
+"""The reference's similarities, computed once and kept: every later measure, step size and temperature reuses them.
+
+The reference is frozen, so what it says about a query and its passages never changes. Two forms are kept, each in
+memory-mapped files under the cache folder, named by the content of everything they depend on:
+
+`drawn`: of the passages that the steps of a study draw, step by step. Costs what the steps themselves would cost.
+`all`: of every query to its positives and all its negatives, row by row. Serves any seed and any number of passages.
+
+A file begins as NaN and is filled unit by unit (a step, or 256 rows). Units are the same however often the filling was
+stopped, so what is stored does not depend on it, bit for bit.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from tdro.config import fingerprint
+from tdro.data.mixture import Draw, MixedMixture
+from tdro.data.reading import Rows
+from tdro.errors import EnvironmentProblem
+from tdro.files import cache_folder, write_json
+from tdro.training.own_similarities import similarities_of_all
+from tdro.training.run import Run, encoder_fingerprint
+from tdro.training.texts import StepTexts, TextSource
+
+UNIT_ROWS = 256
+_BLOCK = 1 << 20
+
+
+class ReferenceScores(Protocol):
+    """Says how similar the reference finds the queries of a step and their passages."""
+
+    def similarities(self, step: int, draw: Draw, texts: StepTexts) -> Tensor:
+        """Return [B, N] similarities, the positive in column 0, -inf where no passage is; on the CPU."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches that stage 1 draws: rows, how they are drawn, and how many steps there will be."""
+
+    rows: dict[str, Rows]
+    mixture: MixedMixture
+    source: TextSource
+    seed: int
+    steps: int
+
+
+class LiveScores:
+    """Asks the reference in every step."""
+
+    def __init__(self, model: SentenceTransformer, run: Run) -> None:
+        self._model, self._run = model.requires_grad_(False).eval(), run
+
+    def similarities(self, step: int, draw: Draw, texts: StepTexts) -> Tensor:
+        """Return [B, N] similarities."""
+        return self.of_texts(texts)
+
+    def of_texts(self, texts: StepTexts) -> Tensor:
+        """Return [B, N] similarities."""
+        return similarities_of_all(self._model, texts, self._run.device, self._run.max_tokens)
+
+
+class DrawnScores:
+    """Looks up what was stored of a step."""
+
+    def __init__(self, file: "SimilarityFile", batch_size: int) -> None:
+        self._file, self._batch_size = file, batch_size
+
+    def similarities(self, step: int, draw: Draw, texts: StepTexts) -> Tensor:
+        """Return [B, N] similarities."""
+        values_BN = self._file.unit(step).reshape(self._batch_size, -1)
+        return torch.from_numpy(values_BN[:, : int(texts.count_B.max())].copy())
+
+
+class AllScores:
+    """Looks up what was stored of every row.
+
+    Args:
+        rows: Dataset -> rows, in the order of the mixture.
+        files: Dataset -> file of the rows that they were selected from.
+    """
+
+    def __init__(self, rows: dict[str, Rows], files: dict[str, "SimilarityFile"]) -> None:
+        self._numbers = [dataset.numbers_n for dataset in rows.values()]
+        self._values = [files[name].values for name in rows]
+        self._starts = [_row_starts(dataset.source) for dataset in rows.values()]
+
+    def similarities(self, step: int, draw: Draw, texts: StepTexts) -> Tensor:
+        """Return [B, N] similarities."""
+        count_B, place_P = texts.count_B.numpy(), texts.place_P.numpy()
+        owner_P = np.repeat(np.arange(len(count_B)), count_B)
+        column_P = np.arange(len(owner_P)) - (np.cumsum(count_B) - count_B)[owner_P]
+        found_BN = np.full((len(count_B), int(count_B.max())), -np.inf, self._values[0].dtype)
+        for dataset in np.unique(draw.dataset_B).tolist():
+            here_P = draw.dataset_B[owner_P] == dataset
+            row_P = self._numbers[dataset][draw.row_B[owner_P[here_P]]]
+            at_P = self._starts[dataset][row_P] + place_P[here_P]
+            found_BN[owner_P[here_P], column_P[here_P]] = self._values[dataset][at_P]
+        return torch.from_numpy(found_BN)
+
+
+class SimilarityFile:
+    """Similarities of many units in one memory-mapped file; NaN stands for what was not computed yet.
+
+    Args:
+        folder: Made if absent; another number of units lengthens the file.
+        starts_U: [units + 1] where each unit begins.
+        dtype: float32, or float64 for a float64 model.
+        about: What the file depends on, for people who look into the cache.
+
+    Raises:
+        EnvironmentProblem: The file cannot be written.
+    """
+
+    def __init__(self, folder: Path, starts_U: np.ndarray, dtype: np.dtype, about: dict[str, object]) -> None:
+        self._starts_U = starts_U
+        path, wanted = folder / f"similarities.{dtype.name}", int(starts_U[-1]) * dtype.itemsize
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                write_json(folder / "about.json", about)
+            with path.open("ab") as file:
+                file.truncate(file.tell() - file.tell() % dtype.itemsize)
+                while (left := (wanted - file.seek(0, 2)) // dtype.itemsize) > 0:
+                    file.write(np.full(min(left, _BLOCK), np.nan, dtype).tobytes())
+                    file.flush()
+        except OSError as error:
+            do = "free some space, use another TDRO_CACHE, or set weights.reference_similarities to live"
+            raise EnvironmentProblem("similarities cannot be kept", where=path, saw=str(error), do=do) from None
+        self.values = np.memmap(path, dtype, "r+", shape=(int(starts_U[-1]),))
+
+    def unit(self, number: int) -> np.ndarray:
+        """Return the numbers of a unit."""
+        values: np.ndarray = self.values[self._starts_U[number] : self._starts_U[number + 1]]
+        return values
+
+    def missing(self) -> Iterator[int]:
+        """Yield the units that were not computed yet."""
+        yield from (u for u in range(len(self._starts_U) - 1) if np.isnan(self.unit(u)).any())
+
+    def put(self, number: int, values: np.ndarray) -> None:
+        """Keep the numbers of a unit; a NaN that the model itself gave is kept as +inf: no loss is finite with it."""
+        self.unit(number)[:] = np.where(np.isnan(values), np.inf, values)
+
+
+class ScoreStore:
+    """Finds the reference's similarities in the cache, and has the reference compute what is missing.
+
+    The reference is loaded only where something is missing, and gone when `prepare` returns.
+
+    Args:
+        run: The run whose reference it is.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._folder = run.folder / "reference" / "model"
+        self._dtype = np.dtype(np.float64 if run.device.dtype == torch.float64 else np.float32)
+
+    def prepare(self, batches: list[Batches]) -> list[ReferenceScores]:
+        """Return the similarities of batches, computing and keeping those that are not there."""
+        how = self._run.study.weights.reference_similarities
+        if how == "live":
+            model = self._run.load(str(self._folder))
+            return [LiveScores(model, self._run) for _ in batches]
+        if how == "auto":
+            how = "all" if _texts_of_all(batches) <= 2 * self._texts_of_drawn(batches) else "drawn"
+        reference = _Lazy(self._run, self._folder)
+        return [(self._all if how == "all" else self._drawn)(b, reference) for b in batches]
+
+    def _drawn(self, batches: Batches, reference: "_Lazy") -> ReferenceScores:
+        """Similarities of the passages that the steps draw."""
+        config = self._run.study.weights
+        width = config.batch_size * config.passages_per_query
+        rows = [(name, dataset.info.fingerprint) for name, dataset in batches.rows.items()]
+        drawn = [rows, batches.seed, batches.mixture.sampling, config.batch_size, config.passages_per_query]
+        options = {name: self._run.study.data.datasets[name] for name in batches.rows}
+        texts = [self._text_settings, [[o.instruction, o.symmetric] for o in options.values()]]
+        file = self._open([drawn, texts], np.arange(batches.steps + 1) * width, {"datasets": [n for n, _ in rows]})
+        for step in self._shown(list(file.missing()), batches.steps):
+            texts_of_step = batches.source.texts(batches.mixture.draw(step), config.passages_per_query)
+            found_BN = reference.model.of_texts(texts_of_step).numpy()
+            padded_BN = np.full((config.batch_size, config.passages_per_query), -np.inf, self._dtype)
+            padded_BN[:, : found_BN.shape[1]] = found_BN
+            file.put(step, padded_BN.ravel())
+        return DrawnScores(file, config.batch_size)
+
+    def _all(self, batches: Batches, reference: "_Lazy") -> ReferenceScores:
+        """Similarities of every query to all its passages."""
+        study = self._run.study
+        files = {}
+        sources = {name: dataset.source for name, dataset in batches.rows.items()}
+        source = batches.source.over(sources)
+        for number, (name, rows) in enumerate(sources.items()):
+            starts_n = _row_starts(rows)
+            first_U = np.append(np.arange(0, len(rows), UNIT_ROWS), len(rows))
+            options = study.data.datasets[name]
+            key = [rows.info.fingerprint, self._text_settings, options.instruction, options.symmetric]
+            files[name] = file = self._open(key, starts_n[first_U], {"dataset": name})
+            for unit in self._shown(list(file.missing()), len(first_U) - 1, name):
+                texts = source.whole_rows(number, range(first_U[unit], first_U[unit + 1]))
+                found_BN = reference.model.of_texts(texts).numpy()
+                file.put(unit, found_BN[np.arange(found_BN.shape[1])[None, :] < texts.count_B.numpy()[:, None]])
+        return AllScores(batches.rows, files)
+
+    def _open(self, key: list[object], starts_U: np.ndarray, about: dict[str, object]) -> SimilarityFile:
+        """Open the file of a key."""
+        folder = cache_folder() / "similarities" / fingerprint(self._identity, key)
+        return SimilarityFile(folder, starts_U, self._dtype, {**about, "reference": str(self._folder)})
+
+    def _shown(self, units: list[int], total: int, dataset: str = "") -> Iterator[int]:
+        """Go through units and tell the journal."""
+        for done, unit in enumerate(units, start=total - len(units)):
+            yield unit
+            self._run.journal.progress("similarities", done + 1, total, dataset=dataset)
+
+    @cached_property
+    def _identity(self) -> list[object]:
+        """What any similarity depends on: the reference and the precision it runs in."""
+        model, device = self._run.study.model, self._run.device
+        return [encoder_fingerprint(str(self._folder)), model.pooling, model.normalize, device.autocast]
+
+    @property
+    def _text_settings(self) -> list[object]:
+        """How texts become tokens."""
+        data = self._run.study.data
+        return [data.instruction_template, data.query_max_length, data.passage_max_length]
+
+    def _texts_of_drawn(self, batches: list[Batches]) -> int:
+        """Texts that the steps draw."""
+        config = self._run.study.weights
+        return sum(b.steps for b in batches) * config.batch_size * (1 + config.passages_per_query)
+
+
+class _Lazy:
+    """The reference, loaded when it is first asked for."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self._run, self._folder = run, folder
+
+    @cached_property
+    def model(self) -> LiveScores:
+        """The reference."""
+        return LiveScores(self._run.load(str(self._folder)), self._run)
+
+
+def _row_starts(rows: Rows) -> np.ndarray:
+    """Where the passages of each row begin when all are laid end to end; [rows + 1]."""
+    return np.concatenate([[0], np.cumsum(rows.positive_count_n + rows.negative_count_n)])
+
+
+def _texts_of_all(batches: list[Batches]) -> int:
+    """Texts of all rows that the batches are drawn from."""
+    sources = {dataset.source.info.fingerprint: dataset.source for b in batches for dataset in b.rows.values()}
+    return sum(len(rows) + int(_row_starts(rows)[-1]) for rows in sources.values())
