@@ -105,6 +105,11 @@ class ModelConfig(Section):
     micro_batch_tokens: Positive | None = None
     """Tokens, padding included, in one forward pass: 2048 on a CPU, 16384 on a GPU. Results differ by rounding only."""
 
+    @property
+    def influential(self) -> dict[str, Any]:
+        """The settings that change results by more than rounding."""
+        return self.model_dump(mode="json", exclude={"micro_batch_tokens"})
+
 
 class TrainingConfig(Section):
     """What every training stage needs."""

@@ -185,3 +185,22 @@ def test_papers_recipe_is_planned_without_model_or_data(capsys):
     assert "1000 steps of 2048 queries x 8 passages" in output
     assert "32,405" in output  # rows of MIRACL; its epochs under uniform sampling: 2,048,000 / 25 / 32,405 = 2.53
     assert "2.53" in output
+
+
+def test_verbs_know_their_own_options_by_short_names(study_file, tmp_path, capsys):
+    assert main(["weights", str(study_file), "--seeds", "2", "--seed-steps=3"]) == 0
+    assert "2 seeds" in capsys.readouterr().out
+    written = load_study(tmp_path / "run" / "resolved.yaml").weights
+    assert (written.seeds, written.seed_steps) == (2, 3)
+    assert main(["robust", str(study_file), "--plan", "reweight", "--share=0.5", "--weights", "size"]) == 0
+    robust = load_study(tmp_path / "run" / "resolved.yaml").robust
+    assert (robust.plan, robust.share, robust.weights) == ("reweight", 0.5, "size")
+    with pytest.raises(SystemExit):  # only the verb that it belongs to knows it
+        main(["reference", str(study_file), "--plan", "reweight"])
+
+
+def test_export_prints_the_mixture_that_robust_was_trained_with(study_file, tmp_path, capsys):
+    assert main(["robust", str(study_file)]) == 0
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "run")]) == 0
+    assert list(json.loads(capsys.readouterr().out).values()) == [0.5, 0.5]

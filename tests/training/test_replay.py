@@ -11,7 +11,7 @@ from tdro.config import WeightsConfig
 from tdro.data.weights_file import read_weights
 from tdro.errors import ConfigError, DataError
 from tdro.training.pipeline import run_study
-from tdro.training.replay import replay_losses, replay_run
+from tdro.training.replay import learn_weights, replay_losses, replay_run
 from tdro.training.run import Run
 
 EXAMPLES = 6 * 8
@@ -83,8 +83,56 @@ def test_bad_files_are_refused(tmp_path):
     )
     with pytest.raises(DataError, match="rename 'proxy_los'"):
         replay_losses(tmp_path / "x.parquet", WeightsConfig())
+    pq.write_table(
+        pa.table({"step": [0], "dataset": ["a"], "proxy_loss": [1.0], "reference_loss": [1.0]}), tmp_path / "x.parquet"
+    )
     with pytest.raises(ConfigError, match="epochs need the sizes"):
         replay_losses(tmp_path / "x.parquet", WeightsConfig(max_epochs=2.0))
+
+
+LOSSES = {
+    "step": [0, 0, 1, 1], "dataset": ["a", "b"] * 2, "proxy_loss": [4.0, 1.0, 3.0, 1.0], "reference_loss": [1.0] * 4
+}  # fmt: skip
+
+
+def test_a_table_in_memory_and_in_a_file_give_the_same_weights(tmp_path):
+    table = pa.table(LOSSES)
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = [
+        learn_weights(losses, update="anchored").exported()
+        for losses in (LOSSES, table, tmp_path / "x.parquet", str(tmp_path / "x.parquet"), table.to_pandas())
+    ]
+    assert found[0] == found[1] == found[2] == found[3] == found[4] and found[0]["a"] > 0.5
+
+
+def test_the_step_schedule_ends_with_the_table():
+    once = learn_weights(LOSSES, step_schedule="linear", final_step_share=0.0, clip="none", shrinkage=0.0, step_size=1)
+    assert np.log(once.exported()["a"] / once.exported()["b"]) == pytest.approx(1 * 3 + 0 * 2)
+
+
+def test_measures_without_reference_need_no_reference_losses():
+    without = {name: values for name, values in LOSSES.items() if name != "reference_loss"}
+    for measure in ("raw", "initial", "target"):
+        found = learn_weights(without, measure=measure).exported()
+        assert found == learn_weights(LOSSES, measure=measure).exported()
+    with pytest.raises(DataError, match="reference_loss is missing"):
+        learn_weights(without)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"), [({"step_sise": 1}, "step_sise"), ({"measure": "best"}, "measure"), ({"cap": 0}, "cap")]
+)
+def test_wrong_settings_are_refused_by_name(settings, what):
+    with pytest.raises(ConfigError, match=f"weights.{what}"):
+        learn_weights(LOSSES, **settings)
+
+
+def test_what_is_no_table_is_refused():
+    for losses in (3, {"step": [1], "dataset": ["a", "b"]}):
+        with pytest.raises(DataError, match="not a table"):
+            learn_weights(losses)
+    with pytest.raises(DataError, match="no rows"):
+        learn_weights({name: [] for name in LOSSES})
 
 
 def test_command_line_replays_with_changed_settings_and_saves(recorded, tmp_path, capsys):

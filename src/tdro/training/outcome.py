@@ -33,8 +33,9 @@ def evaluate_models(run: Run) -> Scores:
         model = None
         for task, options in study.evaluation.tasks.items():
             stage = f"evaluation/{model_name}/{task}"
-            inputs = fingerprint(identity, _task_fingerprint(run, options), options, study.data.instruction_template,
-                                 study.data.query_max_length, study.data.passage_max_length, study.model)  # fmt: skip
+            data = study.data
+            texts = (data.instruction_template, data.query_max_length, data.passage_max_length)
+            inputs = fingerprint(identity, _task_fingerprint(run, options), options, *texts, study.model.influential)
             marker = run.finished(stage, inputs, f"{stage}/scores.parquet")
             if marker is None:
                 model = model or run.load(base)

@@ -13,7 +13,7 @@ from tdro.models.bases import find_encoder
 from tdro.training import stages
 from tdro.training.negatives import negatives
 from tdro.training.outcome import Scores, evaluate_models
-from tdro.training.planning import fixed_weights, plan_of, plan_weights
+from tdro.training.planning import fixed_weights, plan_of, plan_weights, refuse_impossible_epochs
 from tdro.training.run import Run
 from tdro.training.weights_stage import weights
 
@@ -48,6 +48,7 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
         rows, held_out = split_rows(rows, study.weights.held_out_share, study.seed)
     if learned and last != "reference":
         stages.rule_of(study, rows)
+    refuse_impossible_epochs(study, stages.sizes_of(rows))
     if learned or "reference" in evaluated or last == "reference":
         reference = stages.reference(run, rows)
         if last == "reference":
@@ -120,7 +121,8 @@ def _refuse_missing_inputs(run: Run, last: LastStage) -> None:
     find_encoder(study.fill_root(study.model.base))
     if study.mining.encoder and study.mining.when != "never":
         find_encoder(study.fill_root(study.mining.encoder))
-    _some_plan(study, dict.fromkeys(study.data.datasets, 1))
+    uncapped = study.robust.model_copy(update={"max_epochs": None})  # the sizes are not known yet
+    _some_plan(study.model_copy(update={"robust": uncapped}), dict.fromkeys(study.data.datasets, 1))
     if last == "evaluate":
         for task, options in study.evaluation.tasks.items():
             check_beir(task, study.locate(options.path), options.split)

@@ -60,6 +60,19 @@ def plan_of(study: Study, weights: dict[str, float], sizes: dict[str, int]) -> P
         raise ConfigError(str(error), where="robust", do=do) from None
 
 
+def refuse_impossible_epochs(study: Study, sizes: dict[str, int]) -> None:
+    """Refuse a limit on epochs that no weights can keep, before anything is trained.
+
+    Raises:
+        ConfigError: All rows together are too few.
+    """
+    try:
+        if study.robust.max_epochs is not None:
+            caps_from_epochs(sizes, study.robust.max_epochs, planned_examples(study))
+    except ValueError as error:
+        raise ConfigError(str(error), where="robust.max_epochs", do="raise it, or lower reference.steps") from None
+
+
 def planned_examples(study: Study) -> int:
     """Count the queries that the robust run draws."""
     return study.reference.steps * study.reference.batch_size

@@ -4,14 +4,16 @@ Approximate in one respect: the proxy of the recorded run was trained with the w
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import ValidationError
 
 from tdro.config import WeightsConfig
 from tdro.core.groups import COLUMNS, GroupStatistics, group_statistics
@@ -22,6 +24,7 @@ from tdro.errors import ConfigError, DataError
 from tdro.training.weight_learner import WeightLearner, make_rule
 
 LOSS_COLUMNS = ("step", "dataset", "proxy_loss", "reference_loss")
+WITHOUT_REFERENCE = ("raw", "initial", "target")
 NOTHING = np.empty(0)
 
 
@@ -39,7 +42,7 @@ class Replayed:
     steps: int
     state: WeightState
 
-    def exported(self, which: str) -> dict[str, float]:
+    def exported(self, which: str = "last") -> dict[str, float]:
         """Return the last, mean or ema weights by name, descending."""
         values_G = {"last": self.state.weights_G, "mean": self.state.mean_G, "ema": self.state.ema_G}[which]
         weights = dict(zip(self.names, values_G.tolist(), strict=True))
@@ -81,6 +84,42 @@ def replay_run(folder: Path, config: WeightsConfig, examples: int) -> Replayed:
     return _replay(steps, config, sizes, examples)
 
 
+def learn_weights(losses: Any, **settings: Any) -> Replayed:
+    """Learn weights from a table of losses, without any model.
+
+    Args:
+        losses: Columns step, dataset, proxy_loss and reference_loss (nats), one row per query: a dict of lists or
+            arrays, a pyarrow table, a pandas or polars frame, or the path of a parquet file. The measures raw, initial
+            and target need no reference_loss.
+        settings: Options of the weights section, for example measure, update, step_size, cap.
+
+    Returns:
+        The weights; `exported()` gives them by name.
+
+    Raises:
+        ConfigError: An unknown option or a wrong value.
+        DataError: A column is missing, or the table cannot be read.
+
+    Example: the proxy is far from the reference on `news`, so its weight rises.
+        >>> losses = {"step": [0, 0, 1, 1], "dataset": ["news", "code"] * 2, "proxy_loss": [4.0, 1.0, 3.0, 1.0],
+        ...           "reference_loss": [1.0, 1.0, 1.0, 1.0]}
+        >>> learned = learn_weights(losses, step_size=0.1, clip="none", shrinkage=0.0)
+        >>> {name: round(weight, 3) for name, weight in learned.exported().items()}
+        {'news': 0.622, 'code': 0.378}
+
+    Source: paper, equations (3) and (4).
+    """
+    table = _read(losses, _columns(settings)) if isinstance(losses, str | Path) else _as_table(losses, settings)
+    steps = {} if "steps" in settings or not len(table) else {"steps": int(max(table["step"].to_pylist())) + 1}
+    try:
+        config = WeightsConfig(**{**steps, **settings})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where, do = ".".join(map(str, first["loc"])), "see tdro weights STUDY.yaml --help"
+        raise ConfigError(first["msg"], where=f"weights.{where}", saw=first["input"], do=do) from None
+    return _learn(table, config, "the table")
+
+
 def replay_losses(path: Path, config: WeightsConfig) -> Replayed:
     """Learn weights from anybody's losses: a parquet file with dataset, proxy_loss, reference_loss and step.
 
@@ -92,16 +131,37 @@ def replay_losses(path: Path, config: WeightsConfig) -> Replayed:
         DataError: The file cannot be read or lacks a column.
         ConfigError: `max_epochs` is set; the file knows no sizes.
     """
+    return _learn(_read(path, _columns({"measure": config.measure})), config, str(path))
+
+
+def _learn(table: pa.Table, config: WeightsConfig, where: str) -> Replayed:
+    """Learn weights from a table of losses."""
     if config.max_epochs is not None:
         do = "use weights.cap instead"
         raise ConfigError(
             "epochs need the sizes of the datasets", where="weights.max_epochs", saw=config.max_epochs, do=do
         )
-    table = _read(path, LOSS_COLUMNS)
     names = sorted(set(table["dataset"].to_pylist()))
     if not names:
-        raise DataError("file has no rows", where=path)
+        raise DataError("there are no rows", where=where)
     return _replay(_steps_of_losses(table, names), config, dict.fromkeys(names, 1), 1)
+
+
+def _columns(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that a measure needs."""
+    return LOSS_COLUMNS[:3] if settings.get("measure") in WITHOUT_REFERENCE else LOSS_COLUMNS
+
+
+def _as_table(losses: Any, settings: Mapping[str, Any]) -> pa.Table:
+    """Turn what is in memory into a table."""
+    columns = _columns(settings)
+    try:
+        table = pa.table(losses)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        do = f"give a dict, a table or a frame with the columns {', '.join(columns)}"
+        raise DataError("losses are not a table", saw=str(error), do=do) from None
+    _refuse_missing(columns, table.column_names, "the table")
+    return table.select(columns)
 
 
 def _replay(
@@ -120,7 +180,9 @@ def _steps_of_losses(table: pa.Table, names: list[str]) -> Iterator[tuple[int, S
     number = {name: g for g, name in enumerate(names)}
     group_N = np.array([number[name] for name in table["dataset"].to_pylist()], np.int64)
     step_N = table["step"].to_numpy()
-    proxy_N, reference_N = (table[c].to_numpy().astype(np.float64) for c in ("proxy_loss", "reference_loss"))
+    proxy_N = table["proxy_loss"].to_numpy().astype(np.float64)
+    has_reference = "reference_loss" in table.column_names
+    reference_N = table["reference_loss"].to_numpy().astype(np.float64) if has_reference else np.zeros_like(proxy_N)
     order_N = np.argsort(step_N, kind="stable")
     for rows in np.split(order_N, np.flatnonzero(np.diff(step_N[order_N])) + 1):
         proxy_B, reference_B, group_B = proxy_N[rows], reference_N[rows], group_N[rows]
@@ -129,15 +191,19 @@ def _steps_of_losses(table: pa.Table, names: list[str]) -> Iterator[tuple[int, S
         yield int(step_N[rows[0]]), StepLosses(statistics, proxy_B, reference_B, group_B)
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> pa.Table:
+def _read(path: str | Path, columns: tuple[str, ...]) -> pa.Table:
     """Read the columns of a parquet file."""
     try:
-        present = pq.read_schema(path).names
-        missing = [name for name in columns if name not in present]
-        if missing:
-            close = difflib.get_close_matches(missing[0], present, n=1)
-            do = f"rename {close[0]!r}" if close else f"write the columns {', '.join(columns)}"
-            raise DataError(f"column {missing[0]} is missing", where=path, saw=present, do=do)
+        _refuse_missing(columns, pq.read_schema(path).names, path)
         return pq.read_table(path, columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         raise DataError("parquet file cannot be read", where=path, saw=str(error), do="give a parquet file") from None
+
+
+def _refuse_missing(columns: tuple[str, ...], present: list[str], where: str | Path) -> None:
+    """Refuse a table that lacks a column."""
+    missing = [name for name in columns if name not in present]
+    if missing:
+        close = difflib.get_close_matches(missing[0], present, n=1)
+        do = f"rename {close[0]!r}" if close else f"write the columns {', '.join(columns)}"
+        raise DataError(f"column {missing[0]} is missing", where=where, saw=present, do=do)

@@ -116,4 +116,4 @@ def _inputs(run: Run, rows: dict[str, Rows]) -> str:
     study = run.study
     data = study.data.model_dump(exclude={"root": True, "datasets": {"__all__": {"path", "size"}}})
     content = [(name, dataset.info.fingerprint) for name, dataset in rows.items()]  # the order decides ties
-    return fingerprint(data, content, study.model, run.base_fingerprint, study.seed)
+    return fingerprint(data, content, study.model.influential, run.base_fingerprint, study.seed)
