@@ -132,7 +132,7 @@ def in_batch(q: Tensor, p: Tensor, only_hn: list[bool] | None, n: int, temperatu
     owner_P = torch.arange(len(p)) // n
     alone_B = torch.tensor(only_hn or [False] * len(q))
     excluded_BP = alone_B[:, None] & (owner_P[None, :] != torch.arange(len(q))[:, None])
-    return in_batch_loss(q, p, torch.arange(len(q)) * n, temperature, excluded_BP)
+    return in_batch_loss(q, p, torch.arange(len(q)) * n, temperature, excluded_BP.nonzero())
 
 
 def replay(case: Json) -> Iterator[tuple[str, Any, Any]]:

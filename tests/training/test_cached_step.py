@@ -10,6 +10,7 @@ from tdro.devices import pick_device
 from tdro.models.encoder import embed, load_encoder
 from tdro.training.cached_step import cached_backward
 
+CPU = pick_device("float32")
 TEXTS = [" ".join(["bee", "river", "light"][: 1 + i % 3] * (1 + i % 5)) + f" {i}" for i in range(24)]
 
 
@@ -30,9 +31,9 @@ def test_gradients_equal_the_plain_step(tmp_path, family, temperature):
         return in_batch_loss(embedding_nD[:8], embedding_nD[8:], torch.arange(8) * 2, temperature).mean()
 
     plain = gradients(model, lambda: loss_of(embed(model, tokens)).backward())
-    for max_tokens in (1, 40, 10_000):
+    for budgets in ((1, 0), (40, 0), (40, 80), (40, 10_000), (10_000, 0)):
         cached = gradients(
-            model, lambda budget=max_tokens: cached_backward(model, tokens, loss_of, pick_device("float32"), budget, 0)
+            model, lambda b=budgets: cached_backward(model, tokens, lambda e: [loss_of(e)], CPU, b[0], 0, b[1])
         )
         assert cached.keys() == plain.keys()
         # Some gradients are zero but for rounding (the bias of attention keys), so errors are measured on all together.
@@ -61,6 +62,6 @@ def test_gradients_with_dropout_are_those_of_the_same_dropout(tmp_path):
         loss_of(torch.stack(rows)).backward()
 
     expected = gradients(model, kept)
-    cached = gradients(model, lambda: cached_backward(model, tokens, loss_of, pick_device("float64"), 60, 5))
+    cached = gradients(model, lambda: cached_backward(model, tokens, lambda e: [loss_of(e)], CPU, 60, 5, 100))
     for name, gradient in expected.items():
         torch.testing.assert_close(cached[name], gradient, rtol=1e-9, atol=1e-12)

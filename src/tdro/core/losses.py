@@ -62,16 +62,19 @@ def in_batch_loss(
     passage_PD: Tensor,
     positive_B: Tensor,
     temperature: float,
-    excluded_BP: Tensor | None = None,
+    excluded_E2: Tensor | None = None,
 ) -> Tensor:
     """Compute InfoNCE over all passages handed in: own hard negatives and everybody else's passages.
+
+    The loss of a query does not depend on the other queries, so a large batch can be computed in slices of queries.
 
     Args:
         query_BD: Query embeddings.
         passage_PD: Passages of the batch, of other devices too when they are handed in.
         positive_B: int64, row of `passage_PD` that is the query's positive.
         temperature: tau > 0.
-        excluded_BP: bool, passages that must not count as negatives of a query; see `false_negatives`.
+        excluded_E2: int64, pairs of a query's row and a passage's row that must not count as negatives; see
+            `false_negatives`.
 
     Returns:
         [B] losses in nats, at least float32.
@@ -79,8 +82,8 @@ def in_batch_loss(
     Source: paper, equation (6). The released code has no exclusion; None gives its numbers.
     """
     logit_BP = _at_least_float32(query_BD) @ _at_least_float32(passage_PD).T / temperature
-    if excluded_BP is not None:
-        logit_BP = logit_BP.masked_fill(excluded_BP, -torch.inf)
+    if excluded_E2 is not None and len(excluded_E2):
+        logit_BP = logit_BP.index_put((excluded_E2[:, 0], excluded_E2[:, 1]), logit_BP.new_tensor(-torch.inf))
     return functional.cross_entropy(logit_BP, positive_B, reduction="none")
 
 
@@ -90,7 +93,8 @@ def false_negatives(
     """Find passages that would be counted as negatives though they are known positives.
 
     A passage is excluded for a query when it is the same passage as the query's positive, the positive of another row
-    that asks the same query, or one that `known_K2` names. The positive itself is never excluded.
+    that asks the same query, or one that `known_K2` names for such a row. The positive itself is never excluded. Memory
+    grows with the pairs found, not with B x P.
 
     Args:
         query_key_B: int64, equal for equal queries.
@@ -99,23 +103,33 @@ def false_negatives(
         known_K2: int64, pairs of a query's row and the key of a passage that is a positive of it too.
 
     Returns:
-        bool [B, P].
+        [E, 2] int64, pairs of a query's row and a passage's row, by query and then by passage.
 
     Example: queries 0 and 1 are the same question, with positives 0 and 2.
-        >>> false_negatives(torch.tensor([7, 7]), torch.tensor([1, 2, 3, 1]), torch.tensor([0, 2]))
-        tensor([[False, False,  True,  True],
-                [ True, False, False,  True]])
+        >>> false_negatives(torch.tensor([7, 7]), torch.tensor([1, 2, 3, 1]), torch.tensor([0, 2])).tolist()
+        [[0, 2], [0, 3], [1, 0], [1, 3]]
 
     Departure: the released code counts these passages as negatives.
     """
-    same_query_BB = query_key_B[:, None] == query_key_B[None, :]
-    excluded_BP = passage_key_P[positive_B][:, None] == passage_key_P[None, :]
-    repeated_B = same_query_BB.sum(1) > 1
-    if known_K2 is not None and len(known_K2):
-        named_KP = known_K2[:, 1:] == passage_key_P[None, :]
-        excluded_BP |= torch.zeros_like(excluded_BP, dtype=torch.long).index_add(0, known_K2[:, 0], named_KP.long()) > 0
-    excluded_BP[repeated_B] = (same_query_BB[repeated_B].float() @ excluded_BP.float()) > 0
-    return excluded_BP.scatter(1, positive_B[:, None], False)
+    rows_B = torch.arange(len(query_key_B))
+    known_K2 = torch.empty(0, 2, dtype=torch.long) if known_K2 is None else known_K2
+    named_by = torch.cat([query_key_B, query_key_B[known_K2[:, 0]]])  # this question ...
+    names = torch.cat([passage_key_P[positive_B], known_K2[:, 1]])  # ... has this positive
+    asker_I, which_I = _matches(query_key_B, named_by)
+    owner_J, passage_J = _matches(names[which_I], passage_key_P)
+    pairs_E2 = torch.stack([rows_B[asker_I][owner_J], passage_J], dim=1).unique(dim=0)
+    return pairs_E2[positive_B[pairs_E2[:, 0]] != pairs_E2[:, 1]]
+
+
+def _matches(keys_n: Tensor, among_m: Tensor) -> tuple[Tensor, Tensor]:
+    """Find all pairs (i, j) with keys_n[i] == among_m[j]; returns the i and the j."""
+    order_m = among_m.argsort(stable=True)
+    sorted_m = among_m[order_m]
+    first_n = torch.searchsorted(sorted_m, keys_n)
+    count_n = torch.searchsorted(sorted_m, keys_n, right=True) - first_n
+    i = torch.arange(len(keys_n)).repeat_interleave(count_n)
+    within = torch.arange(len(i)) - (count_n.cumsum(0) - count_n)[i]
+    return i, order_m[first_n[i] + within]
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

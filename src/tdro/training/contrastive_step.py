@@ -1,7 +1,9 @@
 """Stages 0 and 2: InfoNCE over hard and in-batch negatives on homogeneous batches."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -10,11 +12,17 @@ from tdro.core.losses import false_negatives, in_batch_loss
 from tdro.data.mixture import HomogeneousMixture
 from tdro.devices import Device
 from tdro.training.cached_step import cached_backward
-from tdro.training.texts import TextSource
+from tdro.training.prefetch import Prefetch
+from tdro.training.texts import StepTexts, TextSource
+
+SCORES = 1 << 22
+"""Similarities that are in memory at once."""
 
 
 class ContrastiveStep:
     """One step of stage 0 or 2; it has no state but the model's.
+
+    A passage that several queries of the batch share is embedded once.
 
     Args:
         model: The model in training.
@@ -25,6 +33,7 @@ class ContrastiveStep:
         config: Settings of the stage.
         device: Where and in which precision.
         max_tokens: Tokens of a micro-batch.
+        graph_tokens: Tokens whose graphs may be in memory at once.
 
     Source: paper, equation (6). Departure: known positives are never counted as negatives.
     """
@@ -39,25 +48,27 @@ class ContrastiveStep:
         config: TrainingConfig,
         device: Device,
         max_tokens: int,
+        graph_tokens: int = 0,
     ) -> None:
-        self._model, self._source, self._mixture, self._names = model, source, mixture, names
-        self._factor_G, self._config, self._device, self._max_tokens = factor_G, config, device, max_tokens
+        self._model, self._names = model, names
+        self._factor_G, self._device = factor_G, device
+        self._max_tokens, self._graph_tokens = max_tokens, graph_tokens
+
+        def prepare(step: int) -> tuple[int, BatchLoss]:
+            draw = mixture.draw(step)
+            dataset = int(draw.dataset_B[0])
+            texts = source.texts(draw, config.passages_per_query)
+            return dataset, BatchLoss(texts, config.temperature, factor_G[dataset], device)
+
+        self._batch = Prefetch(prepare, config.steps)
 
     def backward(self, step: int, step_seed: int) -> dict[str, Any]:
         """Accumulate the model's gradients."""
-        draw = self._mixture.draw(step)
-        texts = self._source.texts(draw, self._config.passages_per_query)
-        excluded_BP = false_negatives(texts.query_key_B, texts.passage_key_P, texts.positive_B, texts.known_K2)
-        n_queries, factor = len(texts.queries_B), self._factor_G[int(draw.dataset_B[0])]
-
-        def mean_loss(embedding_nD: Tensor) -> Tensor:
-            query_BD, passage_PD = embedding_nD[:n_queries], embedding_nD[n_queries:]
-            positive_B, excluded = texts.positive_B.to(query_BD.device), excluded_BP.to(query_BD.device)
-            return factor * in_batch_loss(query_BD, passage_PD, positive_B, self._config.temperature, excluded).mean()
-
-        tokens = texts.queries_B + texts.passages_P
-        loss = float(cached_backward(self._model, tokens, mean_loss, self._device, self._max_tokens, step_seed))
-        return {"loss": loss, "losses": {self._names[int(draw.dataset_B[0])]: loss / factor}}
+        dataset, batch = self._batch(step)
+        loss = cached_backward(
+            self._model, batch.token_lists, batch, self._device, self._max_tokens, step_seed, self._graph_tokens
+        )
+        return {"loss": float(loss), "losses": {self._names[dataset]: float(loss) / self._factor_G[dataset]}}
 
     def state(self) -> dict[str, Any]:
         """Return nothing: the data order is a function of the step."""
@@ -65,3 +76,43 @@ class ContrastiveStep:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up nothing."""
+
+
+class BatchLoss:
+    """The mean loss of a batch as a function of its embeddings, in slices of queries.
+
+    Args:
+        texts: The batch.
+        temperature: tau.
+        factor: Factor of the loss.
+        device: Where the embeddings are.
+
+    Attributes:
+        token_lists: The texts to embed: the queries, then every different passage once.
+    """
+
+    def __init__(self, texts: StepTexts, temperature: float, factor: float, device: Device) -> None:
+        keys_U, column_P = texts.passage_key_P.unique(return_inverse=True)
+        first_U = torch.full((len(keys_U),), len(column_P)).scatter_reduce(
+            0, column_P, torch.arange(len(column_P)), "amin"
+        )
+        self.token_lists = texts.queries_B + [texts.passages_P[p] for p in first_U.tolist()]
+        excluded_E2 = false_negatives(texts.query_key_B, texts.passage_key_P, texts.positive_B, texts.known_K2)
+        self._column_P, self._positive_B, self._excluded_E2 = (
+            tensor.to(device.name) for tensor in (column_P, texts.positive_B, excluded_E2)
+        )
+        self._temperature, self._factor = temperature, factor
+
+    def __call__(self, embedding_nD: Tensor) -> Iterator[Tensor]:
+        """Yield losses whose sum is the mean loss times the factor."""
+        queries, passages = len(self._positive_B), len(self._column_P)
+        rows = max(1, SCORES // passages)
+        for start in range(0, queries, rows):
+            end = min(start + rows, queries)
+            mine_E = (self._excluded_E2[:, 0] >= start) & (self._excluded_E2[:, 0] < end)
+            excluded_E2 = self._excluded_E2[mine_E] - self._excluded_E2.new_tensor([start, 0])
+            passage_PD = embedding_nD[queries:][self._column_P]
+            loss_b = in_batch_loss(
+                embedding_nD[start:end], passage_PD, self._positive_B[start:end], self._temperature, excluded_E2
+            )
+            yield loss_b.sum() * (self._factor / queries)

@@ -51,6 +51,11 @@ class Batches:
     seed: int
     steps: int
 
+    def drawn(self, step: int, passages_per_query: int) -> tuple[Draw, StepTexts]:
+        """Return the rows of a step and their texts."""
+        draw = self.mixture.draw(step)
+        return draw, self.source.texts(draw, passages_per_query)
+
 
 class LiveScores:
     """Asks the reference in every step."""

@@ -15,6 +15,7 @@ from tdro.core.rule import StepLosses
 from tdro.data.mixture import Draw
 from tdro.devices import Device
 from tdro.training.own_similarities import micro_batches, similarities, similarities_of_all
+from tdro.training.prefetch import Prefetch
 from tdro.training.reference_scores import Batches, ReferenceScores
 from tdro.training.texts import StepTexts
 from tdro.training.weight_learner import WeightLearner
@@ -59,12 +60,12 @@ class RobustStep:
         self._proxy, self._batches, self._reference = proxy, batches, reference
         self._config, self._device, self._max_tokens, self._held_out = config, device, max_tokens, held_out
         self._names = list(batches.rows)
+        self._drawn = Prefetch(lambda step: batches.drawn(step, config.passages_per_query), config.steps)
         self.learner = learner
 
     def backward(self, step: int, step_seed: int) -> dict[str, Any]:
         """Accumulate the proxy's gradients and update the weights."""
-        draw = self._batches.mixture.draw(step)
-        texts = self._batches.source.texts(draw, self._config.passages_per_query)
+        draw, texts = self._drawn(step)
         reference_B, misranked_B = self._look_at(self._reference.similarities(step, draw, texts))
         proxy_B, factor_B = self._descend(texts, torch.from_numpy(draw.dataset_B), reference_B.isfinite(), step_seed)
         losses = self._losses(draw, proxy_B, reference_B)
@@ -132,8 +133,7 @@ class RobustStep:
         """Measure the losses on a batch of held-out rows, without gradient and without dropout."""
         assert self._held_out is not None
         batches, reference = self._held_out
-        draw = batches.mixture.draw(number)
-        texts = batches.source.texts(draw, self._config.passages_per_query)
+        draw, texts = batches.drawn(number, self._config.passages_per_query)
         reference_B, _ = self._look_at(reference.similarities(number, draw, texts))
         similarity_BN = similarities_of_all(self._proxy, texts, self._device, self._max_tokens)
         return self._losses(draw, self._look_at(similarity_BN)[0], reference_B)
