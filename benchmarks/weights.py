@@ -2,9 +2,8 @@
 
     python benchmarks/weights.py --data FOLDER [--work FOLDER] [--quick]
 
-Writes benchmarks/results/weights.json. FOLDER has train/*.jsonl.gz. The studies train a static encoder (the demo's kind:
-token vectors of 256 dimensions, random at the start) on all datasets, 200 steps of 64 queries x 5
-passages.
+Writes benchmarks/results/weights.json. FOLDER has train/*.jsonl.gz. The studies train a static encoder (the demo's
+kind: token vectors of 256 dimensions, random at the start) on all datasets, 200 steps of 64 queries x 5 passages.
 """
 
 import argparse

@@ -15,11 +15,18 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertTokenizer,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GemmaTokenizer,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaTokenizer,
     MistralConfig,
     MistralForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -29,7 +36,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-Family = Literal["bert", "qwen2", "llama", "mistral", "static"]
+Family = Literal["bert", "qwen2", "llama", "mistral", "phi", "gpt_neox", "gemma", "static"]
 
 SENTENCES = (
     "A bee dances to tell its hive where the flowers are.",
@@ -60,8 +67,8 @@ def make_tiny_model(family: Family, folder: Path, *, seed: int = 0) -> Path:
     """Write a model with random weights that `AutoModel` and `AutoTokenizer` load from the folder.
 
     Each family has the habits of its original: BERT is a masked language model without a pooler, Qwen2 has
-    no BOS but a chat template, Llama and Mistral put a BOS first and have no token to pad with, and "static"
-    is a saved sentence-transformers model.
+    no BOS but a chat template, Llama, Mistral and Gemma put a BOS first, the first two have no token to pad with,
+    Phi and GPT-NeoX have one special token for everything, and "static" is a saved sentence-transformers model.
 
     Args:
         family: Architecture.
@@ -91,11 +98,17 @@ def _network(family: Family, vocab_size: int) -> PreTrainedModel:
     """Build the network of a family with fresh weights."""
     if family == "bert":
         return BertForMaskedLM(BertConfig(vocab_size=vocab_size, **SIZES))
+    if family == "gpt_neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocab_size, **SIZES))
     sizes = {"vocab_size": vocab_size, "num_key_value_heads": 2, **SIZES}
     if family == "qwen2":
         return Qwen2ForCausalLM(Qwen2Config(**sizes))
     if family == "llama":
         return LlamaForCausalLM(LlamaConfig(**sizes))
+    if family == "phi":
+        return PhiForCausalLM(PhiConfig(**sizes))
+    if family == "gemma":
+        return GemmaForCausalLM(GemmaConfig(head_dim=8, **sizes))
     return MistralForCausalLM(MistralConfig(sliding_window=None, **sizes))
 
 
@@ -164,9 +177,27 @@ def _mistral_tokenizer() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
+def _end_of_text_tokenizer() -> PreTrainedTokenizerBase:
+    """Text alone, as Phi and GPT-NeoX: byte level, one special token, which is BOS, EOS and unknown at once."""
+    end, byte_level = "<|endoftext|>", pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend = _byte_pairs(byte_level, pre_tokenizers.ByteLevel.alphabet(), [end])
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=end, bos_token=end, eos_token=end)
+
+
+def _gemma_tokenizer() -> PreTrainedTokenizerBase:
+    """<bos> text: spaces become visible, unknown characters fall back to bytes."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocab, merges = _parts(_byte_pairs(pre_tokenizers.Metaspace(prepend_scheme="never", split=False), [], special))
+    return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True)
+
+
 _TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "bert": _bert_tokenizer,
     "qwen2": _qwen2_tokenizer,
     "llama": _llama_tokenizer,
     "mistral": _mistral_tokenizer,
+    "phi": _end_of_text_tokenizer,
+    "gpt_neox": _end_of_text_tokenizer,
+    "gemma": _gemma_tokenizer,
 }

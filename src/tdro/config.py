@@ -77,6 +77,8 @@ class DataConfig(Section):
     """Tokens of a query; the rest is cut."""
     passage_max_length: Annotated[int, Field(ge=4)] = 512
     """Tokens of a passage; the rest is cut."""
+    tokens: Literal["auto", "cached", "fresh"] = "auto"
+    """cached: tokenise every text once and keep that; fresh: in every step; auto: cached where that is less work."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "DataConfig":
@@ -103,12 +105,28 @@ class ModelConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """auto: bfloat16 where the device has it. Similarities and losses are float32 or better in any case."""
     micro_batch_tokens: Positive | None = None
-    """Tokens, padding included, in one forward pass: 2048 on a CPU, 16384 on a GPU. Results differ by rounding only."""
+    """Tokens, padding included, in one forward pass; where not given, found by trying. Changes rounding only."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Train low-rank adapters of this rank instead of all parameters; 0: all parameters. Needs the extra `lora`."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    """An adapter's output is multiplied by lora_alpha / lora_rank."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout of an adapter's input."""
+    lora_targets: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Ends of the names of the layers that get an adapter, such as q_proj; empty: all linear layers of all blocks."""
+    gradient_checkpointing: bool = False
+    """Keep only what goes into each block and compute the rest again: far less memory, a third to a half more time."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    """auto: the library's choice, mostly sdpa. With flash attention (GPU, bfloat16) texts are not padded at all."""
+    compile: bool = False
+    """Compile the blocks with torch.compile when training: slow first steps, then faster ones."""
 
     @property
     def influential(self) -> dict[str, Any]:
-        """The settings that change results by more than rounding."""
-        return self.model_dump(mode="json", exclude={"micro_batch_tokens"})
+        """The settings that change results by more than rounding; those of LoRA where there is LoRA."""
+        exclude = {"micro_batch_tokens", "gradient_checkpointing", "attention", "compile"}
+        lora = {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
+        return self.model_dump(mode="json", exclude=exclude if self.lora_rank else exclude | lora)
 
 
 class TrainingConfig(Section):

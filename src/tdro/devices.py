@@ -24,19 +24,36 @@ class Device:
     dtype: torch.dtype
     autocast: bool
 
-    @property
-    def micro_batch_tokens(self) -> int:
-        """Tokens of a forward pass that suit the device.
-
-        Training all-MiniLM-L6-v2 on two CPU cores took 18 s with 1024, 19 s with 2048 and 36 s with 8192 tokens.
-        """
-        return 2048 if self.name == "cpu" else 16384
-
     def precision(self) -> contextlib.AbstractContextManager[object]:
         """Return the context in which the model's forward pass runs."""
         if self.autocast:
             return torch.autocast(self.name, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+    def wait(self) -> None:
+        """Wait until everything that was started on the device is done."""
+        if self.name == "cuda":
+            torch.cuda.synchronize()
+
+    def reset_peak(self) -> None:
+        """Begin to measure the peak of a GPU's memory anew."""
+        if self.name == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_bytes(self) -> int:
+        """Return the most memory of a GPU that was in use since `reset_peak`; 0 on a CPU."""
+        return torch.cuda.max_memory_allocated() if self.name == "cuda" else 0
+
+
+def total_memory() -> int:
+    """Return the memory of the GPU in bytes; 0 without one."""
+    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else 0
+
+
+def free_memory() -> None:
+    """Give memory that is no longer used back to the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def pick_device(precision: str = "auto") -> Device:

@@ -1,5 +1,6 @@
 """Tokenization: what the saved model would do, without leaving traces in the tokenizer."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,15 @@ def test_a_tokenizer_without_a_fast_backend_works_too() -> None:
         [tokenizer.cls_token_id, *inner[:2], tokenizer.sep_token_id],
     ]
     assert tokenize(tokenizer, [], 5) == []
+
+
+def test_threads_with_different_lengths_do_not_disturb_each_other(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("bert", tmp_path)
+    expected = {length: tokenize(tokenizer, TEXTS, length) for length in (4, 9)}
+
+    def many(length: int) -> list[list[list[int]]]:
+        return [tokenize(tokenizer, TEXTS, length) for _ in range(60)]
+
+    with ThreadPoolExecutor(2) as threads:
+        found = dict(zip(expected, threads.map(many, expected), strict=True))
+    assert all(tokens == expected[length] for length, every in found.items() for tokens in every)

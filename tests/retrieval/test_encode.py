@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tiny_models import SENTENCES, make_tiny_model
 
+from tdro.data.token_cache import Tokens, cached_tokens
 from tdro.errors import ConfigError, DataError
 from tdro.models.encoder import load_encoder
 from tdro.retrieval import encode as encode_module
@@ -43,6 +44,40 @@ def test_order_does_not_change_vectors(model: SentenceTransformer, monkeypatch: 
     vectors = encode(model, TEXTS, max_length=30)
     monkeypatch.setattr(encode_module, "CHUNK", 3)
     assert np.allclose(encode(model, TEXTS[::-1], max_length=30)[::-1], vectors, atol=1e-5)
+
+
+def tokens_of(model: SentenceTransformer, texts: list[str], cache: Path, max_length: int = 30) -> Tokens:
+    """Texts as the token cache has them."""
+    return cached_tokens(
+        texts, content=str(texts), tokenizer=model.tokenizer, max_length=max_length, cache=cache / "cache"
+    )
+
+
+@pytest.mark.parametrize("max_tokens", [1, 40, 100_000])
+def test_tokens_give_the_vectors_of_their_texts_bit_for_bit(
+    model: SentenceTransformer, max_tokens: int, tmp_path: Path
+) -> None:
+    tokens = tokens_of(model, TEXTS, tmp_path)
+    settings = {"max_length": 30, "max_tokens": max_tokens}
+    assert np.array_equal(encode(model, tokens, **settings), encode(model, TEXTS, **settings))
+    chosen = np.array([3, 0, 3, 9])
+    expected = encode(model, [TEXTS[i] for i in chosen], **settings)
+    assert np.array_equal(encode(model, tokens.select(chosen), **settings), expected)
+    assert encode(model, tokens_of(model, [], tmp_path), max_length=30).shape == (0, 32)
+
+
+def test_tokens_are_sorted_all_together_and_read_pass_by_pass(
+    bert: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(encode_module, "CHUNK", 3)
+    tokens = tokens_of(bert, TEXTS, tmp_path)
+    read: list[list[int]] = []
+    take = Tokens.take
+    monkeypatch.setattr(Tokens, "take", lambda self, i: read.append(self.lengths_n[i].tolist()) or take(self, i))
+    vectors = encode(bert, tokens, max_length=30, max_tokens=60)
+    assert sum(map(len, read)) == len(TEXTS) and len(read) > 2
+    assert [max(lengths) for lengths in read] == sorted((max(lengths) for lengths in read), reverse=True)
+    assert np.allclose(vectors, encode(bert, TEXTS, max_length=30), atol=1e-5)
 
 
 def test_no_texts_give_an_empty_table_of_the_right_width(model: SentenceTransformer) -> None:

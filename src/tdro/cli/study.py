@@ -103,7 +103,10 @@ def execute(verb: str, study: Study, text: str) -> int:
             run.journal.write("failed", verb, error=str(error))
             raise
         except OutOfMemoryError as error:
-            do = f"set model.micro_batch_tokens below {run.max_tokens}; results differ by rounding only"
+            do = (
+                f"set model.micro_batch_tokens to {max(run.max_tokens // 2, 1)}, or model.gradient_checkpointing: true;"
+                " results differ by rounding only, and the run goes on where it was"
+            )
             raise EnvironmentProblem("the GPU's memory is full", saw=str(error), do=do) from error
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on from here")

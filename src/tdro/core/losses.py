@@ -117,7 +117,7 @@ def false_negatives(
     names = torch.cat([passage_key_P[positive_B], known_K2[:, 1]])  # ... has this positive
     asker_I, which_I = _matches(query_key_B, named_by)
     owner_J, passage_J = _matches(names[which_I], passage_key_P)
-    pairs_E2 = torch.stack([rows_B[asker_I][owner_J], passage_J], dim=1).unique(dim=0)
+    pairs_E2: Tensor = torch.unique(torch.stack([rows_B[asker_I][owner_J], passage_J], dim=1), dim=0)
     return pairs_E2[positive_B[pairs_E2[:, 0]] != pairs_E2[:, 1]]
 
 

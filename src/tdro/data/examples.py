@@ -1,39 +1,43 @@
 """Which positive and which negatives a row shows at a visit, and how its texts are written. Pure functions."""
 
 from tdro.data.mixture import seeded
-from tdro.data.records import Example, Row
+
+Places = tuple[list[int], list[int]]
+"""Where the passages that are shown stand in their row, the positive first; and where its other positives stand.
+
+A row's positives come first, then its negatives, counted from 0.
+"""
 
 
-def choose(row: Row, passages_per_query: int, *key: object) -> Example:
+def choose(positives: int, negatives: int, passages_per_query: int, *key: object) -> Places:
     """Choose one positive and up to `passages_per_query` - 1 different negatives of a row.
 
     A row with fewer negatives gives what it has; nothing is repeated or padded.
 
     Args:
-        row: The row.
+        positives: Positives of the row, at least 1.
+        negatives: Negatives of the row.
         passages_per_query: Positive included, at least 1.
         key: What the choice depends on: seed, dataset, row number, visit.
 
     Returns:
-        Query and passages, the positive first.
+        Places of the passages, the positive first; places of the other positives, which must not count as negatives.
+
+    Example:
+        >>> choose(2, 3, 3, "seed", "nq", 0, 0)
+        ([1, 3, 4], [0])
 
     Departure: the released code samples short lists with replacement, which loses negatives that are there.
     """
     random = seeded(*key)
-    texts = [positive.full_text for positive in row.positives]
-    first = int(random.integers(len(texts)))
-    positive = texts.pop(first)
-    wanted = min(passages_per_query - 1, len(row.negatives))
-    chosen = random.permutation(len(row.negatives))[:wanted].tolist()
-    negatives = [row.negatives[i].full_text for i in chosen]
-    places = (first, *(len(row.positives) + i for i in chosen))
-    return Example(row.query, (positive, *negatives), tuple(texts), places)
+    first = int(random.integers(positives))
+    chosen = random.permutation(negatives)[: passages_per_query - 1] + positives
+    return [first, *chosen.tolist()], [place for place in range(positives) if place != first]
 
 
-def whole(row: Row) -> Example:
+def whole(positives: int, negatives: int) -> Places:
     """Return everything a row has: all positives, then all negatives."""
-    passages = [passage.full_text for passage in (*row.positives, *row.negatives)]
-    return Example(row.query, tuple(passages), (), tuple(range(len(passages))))
+    return list(range(positives + negatives)), []
 
 
 def with_instruction(text: str, instruction: str, template: str) -> str:

@@ -45,17 +45,3 @@ class DatasetInfo:
     layout: str
     rows: int
     fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """The texts of one row as they enter a step: the first passage is the positive.
-
-    `other_positives` are the row's positives that were not chosen; they must not count as negatives. `places` says
-    where each passage stands in the row, positives first, then negatives, counted from 0.
-    """
-
-    query: str
-    passages: tuple[str, ...]
-    other_positives: tuple[str, ...] = ()
-    places: tuple[int, ...] = ()

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,10 +14,13 @@ from torch.nn import Embedding
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from tdro.errors import ConfigError, DataError, EnvironmentProblem
+from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import atomic_folder
 from tdro.models.bases import find_encoder
+from tdro.models.features import features_of, pools_last
 from tdro.models.frame import append_eos, frame
+from tdro.models.lora import merged
+from tdro.models.network import check_attention, network_of
 from tdro.models.quiet import quiet
 
 POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
@@ -32,6 +36,7 @@ def load_encoder(
     normalize: bool = True,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    attention: str = "auto",
 ) -> SentenceTransformer:
     """Load any base as a sentence-transformers model that is ready to train.
 
@@ -46,6 +51,8 @@ def load_encoder(
         normalize: Whether embeddings have length 1. False also makes the dot product the saved model's similarity.
         device: Where the model goes, e.g. "cuda".
         dtype: Type of the parameters.
+        attention: How attention is computed: "auto", "eager", "sdpa" or what else transformers knows. With flash
+            attention (GPU, bfloat16) `embed` lays texts end to end instead of padding them.
 
     Returns:
         The model, in evaluation mode. The unused pooler of BERT-like models is frozen.
@@ -55,14 +62,20 @@ def load_encoder(
     """
     if pooling != "auto" and pooling not in POOLING_MODES:
         raise ConfigError("unknown pooling", where="model.pooling", saw=pooling, do="use auto, mean, cls or last")
+    check_attention(attention, device)
     folder = find_encoder(base)
+    kwargs = {"dtype": dtype, "use_safetensors": True}
+    if attention != "auto":
+        kwargs["attn_implementation"] = attention
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # an unused pooler may be initialised while loading
-            model = _load_saved(folder, dtype) if (folder / "modules.json").is_file() else _load_plain(folder, dtype)
+            model = _load_saved(folder, kwargs) if (folder / "modules.json").is_file() else _load_plain(folder, kwargs)
             missing = _missing_weights(model, folder)
     except LOADING_ERRORS as error:
         do = "give a sentence-transformers or Hugging Face folder with config, tokenizer and safetensors weights"
+        if attention != "auto":
+            do = f"set model.attention: auto instead of {attention}, or {do}"
         raise ConfigError(f"{base} cannot be loaded as a model", where=folder, saw=str(error), do=do) from error
     if missing:
         do = "use a complete checkpoint of this architecture"
@@ -70,9 +83,11 @@ def load_encoder(
     _refuse_what_texts_alone_cannot_reach(model, base)
     _set_pooling(model, pooling, base)
     _set_normalize(model, normalize)
+    if attention != "auto":
+        network_of(model, "model.attention")
     if isinstance(first := model[0], Transformer):
         may_append = pooling == "last" or not (folder / "modules.json").is_file()
-        _prepare_tokenizer(first, base, _pools_last(model), may_append)
+        _prepare_tokenizer(first, base, pools_last(model), may_append)
         _freeze_pooler(first)
     return model.eval().to(device)
 
@@ -80,8 +95,8 @@ def load_encoder(
 def save_encoder(model: SentenceTransformer, folder: Path) -> None:
     """Save a model so that plain `SentenceTransformer(folder)` loads it and gives the same vectors.
 
-    The folder is written under a temporary name and then takes the place of an older save. Call `set_max_length`
-    before, so that plain loading cuts texts where training did.
+    The folder is written under a temporary name and then takes the place of an older save. Adapters are merged into
+    the weights. Call `set_max_length` before, so that plain loading cuts texts where training did.
 
     Raises:
         ConfigError: The folder holds something that is not a sentence-transformers model.
@@ -91,7 +106,7 @@ def save_encoder(model: SentenceTransformer, folder: Path) -> None:
         do = "choose another folder"
         raise ConfigError("the folder holds other files, which saving would delete", where=folder, do=do)
     try:
-        with quiet(), atomic_folder(folder) as fresh:
+        with quiet(), merged(model), atomic_folder(folder) as fresh:
             model.save_pretrained(str(fresh), create_model_card=False, safe_serialization=True)
     except (OSError, SafetensorError) as error:
         do = "free some disk space or choose a folder you may write to"
@@ -115,7 +130,7 @@ def embed(model: SentenceTransformer, token_lists: Sequence[Sequence[int]]) -> t
     Raises:
         DataError: A text has no tokens, or lacks the end-of-text token of a model with last-token pooling.
     """
-    output = model(_features(model, token_lists))["sentence_embedding"]
+    output = model(features_of(model, token_lists))["sentence_embedding"]
     embedding_nD = output[:, : model.truncate_dim].to(torch.promote_types(output.dtype, torch.float32))
     if output.dtype != embedding_nD.dtype and isinstance(model[-1], Normalize) and model.truncate_dim is None:
         embedding_nD = torch.nn.functional.normalize(embedding_nD, dim=-1)
@@ -141,51 +156,12 @@ def set_max_length(model: SentenceTransformer, max_length: int) -> None:
         model.max_seq_length = max_length
 
 
-def _features(model: SentenceTransformer, token_lists: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-    """Build what the model's first module takes: flat tokens with offsets, or padded tokens with a mask."""
-    lengths = [len(ids) for ids in token_lists]
-    if isinstance(model[0], StaticEmbedding):
-        flat = [token for ids in token_lists for token in ids]
-        starts_n = torch.tensor([0, *lengths]).cumsum(0)[:-1]
-        features = {"input_ids": torch.tensor(flat, dtype=torch.long), "offsets": starts_n}
-    else:
-        _check_frame(model, token_lists)
-        input_ids_nL = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(ids, dtype=torch.long) for ids in token_lists],
-            batch_first=True,
-            padding_value=model.tokenizer.pad_token_id,
-        )
-        mask_nL = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-        features = {"input_ids": input_ids_nL, "attention_mask": mask_nL.long()}
-    return {name: tensor.to(model.device) for name, tensor in features.items()}
-
-
-def _check_frame(model: SentenceTransformer, token_lists: Sequence[Sequence[int]]) -> None:
-    """Refuse empty texts and, under last-token pooling, texts without the tokenizer's first and last special token."""
-    if not all(token_lists):
-        raise DataError("a text has no tokens", do="remove empty texts")
-    if not _pools_last(model):
-        return
-    first, last = frame(model.tokenizer)
-    for ids in token_lists:
-        if ids[-1] != last or first not in (None, ids[0]):
-            what = "a text lacks the special tokens that last-token pooling relies on"
-            saw = f"first {ids[0]}, last {ids[-1]}; expected first {first}, last {last}"
-            raise DataError(what, saw=saw, do="tokenize with tdro.data.collate.tokenize and cut nothing after it")
-
-
-def _pools_last(model: SentenceTransformer) -> bool:
-    """Tell whether the embedding is, or contains, the last token's."""
-    return any(isinstance(module, Pooling) and "lasttoken" in module.pooling_mode for module in model)
-
-
-def _load_saved(folder: Path, dtype: torch.dtype) -> SentenceTransformer:
+def _load_saved(folder: Path, model_kwargs: dict[str, Any]) -> SentenceTransformer:
     """Load a sentence-transformers folder with its own modules."""
     settings = folder / "config_sentence_transformers.json"
     kind = json.loads(settings.read_text(encoding="utf-8")).get("model_type") if settings.is_file() else None
     if kind not in (None, "SentenceTransformer"):
         raise ValueError(f"this is a {kind}, not a SentenceTransformer")
-    model_kwargs = {"dtype": dtype, "use_safetensors": True}
     model = SentenceTransformer(
         str(folder),
         device="cpu",
@@ -194,17 +170,19 @@ def _load_saved(folder: Path, dtype: torch.dtype) -> SentenceTransformer:
         processor_kwargs={"padding_side": "right"},
     )
     if isinstance(model[0], StaticEmbedding):
-        model.to(dtype)  # a Transformer has taken dtype already, and keeps its rotary buffers in float32
+        model.to(
+            model_kwargs["dtype"]
+        )  # a Transformer has taken dtype already, and keeps its rotary buffers in float32
     return model
 
 
-def _load_plain(folder: Path, dtype: torch.dtype) -> SentenceTransformer:
+def _load_plain(folder: Path, model_kwargs: dict[str, Any]) -> SentenceTransformer:
     """Load a Hugging Face folder and put a pooling on top."""
     local = {"local_files_only": True, "trust_remote_code": False}
     # Left to itself the library sends every text through the chat template where the tokenizer has one.
     transformer = Transformer(
         str(folder),
-        model_kwargs={**local, "dtype": dtype, "use_safetensors": True},
+        model_kwargs={**local, **model_kwargs},
         processor_kwargs={**local, "padding_side": "right"},  # set later, it would not be saved
         config_kwargs=dict(local),
         modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},

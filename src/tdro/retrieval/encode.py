@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tdro.data.collate import tokenize
+from tdro.data.token_cache import Tokens
 from tdro.errors import ConfigError, DataError
 from tdro.models.encoder import embed, longest_input
 from tdro.models.packing import pack
@@ -18,7 +19,7 @@ CHUNK = 32768
 
 def encode(
     model: SentenceTransformer,
-    texts: Sequence[str],
+    texts: Sequence[str] | Tokens,
     *,
     max_length: int,
     max_tokens: int = 16384,
@@ -27,13 +28,13 @@ def encode(
     """Compute the embeddings of texts, without gradients and without dropout.
 
     Texts of similar length share a forward pass; the longest come first, so that a pass too large for the memory
-    fails at once. The order of the texts and `max_tokens` change an embedding by no more than rounding. No prompt
-    is added: a query comes with its instruction.
+    fails at once. Strings are sorted 32768 at a time, tokens all together. The order of the texts and `max_tokens`
+    change an embedding by no more than rounding. No prompt is added: a query comes with its instruction.
 
     Args:
         model: What `load_encoder` returns. Its training or evaluation mode is the same afterwards.
-        texts: n texts.
-        max_length: Most tokens of one text, special tokens included; longer texts are cut.
+        texts: n texts, or their tokens, which are read when they are needed.
+        max_length: Most tokens of one text, special tokens included; longer strings are cut. Tokens were made with it.
         max_tokens: Tokens of one forward pass, padding included.
         progress: Called with (texts done, n) after each forward pass.
 
@@ -51,21 +52,32 @@ def encode(
     vectors_nD = np.empty((len(texts), model.get_embedding_dimension() or 0), dtype=np.float32)
     done = 0
     with _inference(model):
-        for start in range(0, len(texts), CHUNK):
-            token_lists = tokenize(model.tokenizer, texts[start : start + CHUNK], max_length)
-            lengths = np.array([len(ids) for ids in token_lists])
-            for group in reversed(pack(lengths, max_tokens)):
-                vectors = embed(model, [token_lists[index] for index in group])
-                vectors_nD[start + group] = vectors.float().cpu().numpy()
-                done += len(group)
-                if progress is not None:
-                    progress(done, len(texts))
+        for group, token_lists in _passes(model, texts, max_length, max_tokens):
+            vectors_nD[group] = embed(model, token_lists).float().cpu().numpy()
+            done += len(group)
+            if progress is not None:
+                progress(done, len(texts))
     broken = np.flatnonzero(~np.isfinite(vectors_nD).all(axis=1))
     if len(broken):
         what = f"{len(broken)} of {len(texts)} embeddings are not finite numbers"
         do = "use a model whose training did not diverge, or float32"
         raise DataError(what, saw=texts[int(broken[0])], do=do)
     return vectors_nD
+
+
+def _passes(
+    model: SentenceTransformer, texts: Sequence[str] | Tokens, max_length: int, max_tokens: int
+) -> Iterator[tuple[np.ndarray, list[list[int]]]]:
+    """Yield which texts share a forward pass, and their token lists."""
+    if isinstance(texts, Tokens):
+        for group in reversed(pack(texts.lengths_n, max_tokens)):
+            yield group, texts.take(group)
+        return
+    for start in range(0, len(texts), CHUNK):
+        token_lists = tokenize(model.tokenizer, texts[start : start + CHUNK], max_length)
+        lengths = np.array([len(ids) for ids in token_lists])
+        for group in reversed(pack(lengths, max_tokens)):
+            yield start + group, [token_lists[index] for index in group]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def save_checkpoint(
     Args:
         folder: Folder of the stage's checkpoints.
         step: Steps done.
-        model: Its parameters are saved.
+        model: Its parameters are saved, but for frozen ones, which are those of the base.
         optimizer: Its state per parameter is saved, in the order of its parameters.
         state: What else the stage needs, as JSON; floats survive exactly.
         fingerprint: Of the study, data and inputs; a checkpoint is never used for others.
@@ -86,8 +86,9 @@ def load_checkpoint(
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name, shared ones once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Trained parameters and buffers by name, shared ones once."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {**trained, **dict(model.named_buffers())}
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from sentence_transformers import SentenceTransformer
 
 from tdro.config import TaskConfig, fingerprint
 from tdro.data.reading import content_hash
 from tdro.evaluation.benchmarks import evaluate, read_beir, write_evaluation
 from tdro.evaluation.significance import Difference, paired_difference
 from tdro.files import cache_folder, write_json
-from tdro.training.negatives import encoders_for
+from tdro.training.encoders import Encoders
 from tdro.training.run import Run, encoder_fingerprint
 
 Scores = dict[str, dict[str, dict[str, float]]]
@@ -30,17 +29,18 @@ def evaluate_models(run: Run) -> Scores:
         folder = run.folder / model_name / "model"
         base = study.fill_root(study.model.base) if model_name == "base" else str(folder)
         identity = encoder_fingerprint(base)
-        model = None
+        encoders: Encoders | None = None
         for task, options in study.evaluation.tasks.items():
             stage = f"evaluation/{model_name}/{task}"
             data = study.data
             texts = (data.instruction_template, data.query_max_length, data.passage_max_length)
-            inputs = fingerprint(identity, _task_fingerprint(run, options), options, *texts, study.model.influential)
+            content = _task_fingerprint(run, options)
+            inputs = fingerprint(identity, content, options, *texts, study.model.influential)
             marker = run.finished(stage, inputs, f"{stage}/scores.parquet")
             if marker is None:
-                model = model or run.load(base)
+                encoders = encoders or Encoders(run, run.load(base))
                 with run.stage(stage, inputs) as marker:
-                    marker["scores"] = _evaluate(run, model, stage, task, options)
+                    marker["scores"] = _evaluate(run, encoders, stage, task, options, content)
             scores[task][model_name] = marker["scores"]
     write_json(run.folder / "evaluation" / "summary.json", scores)
     return scores
@@ -61,7 +61,9 @@ def robust_gain(run: Run) -> Difference | None:
     )
 
 
-def _evaluate(run: Run, model: SentenceTransformer, stage: str, task: str, options: TaskConfig) -> dict[str, float]:
+def _evaluate(
+    run: Run, encoders: Encoders, stage: str, task: str, options: TaskConfig, content: str
+) -> dict[str, float]:
     """Evaluate one model on one task and write what was found."""
     benchmark = read_beir(task, run.study.locate(options.path), options.split)
     total = len(benchmark.document_texts)
@@ -70,7 +72,7 @@ def _evaluate(run: Run, model: SentenceTransformer, stage: str, task: str, optio
         run.journal.progress(stage, done, of)
 
     run.journal.progress(stage, 0, total)
-    encode_query, encode_corpus = encoders_for(run, model, options.instruction, symmetric=False, progress=progress)
+    encode_query, encode_corpus = encoders.of_task(task, options, content, progress)
     evaluation = evaluate(
         encode_query,
         encode_corpus,

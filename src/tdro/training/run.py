@@ -19,7 +19,10 @@ from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import cache_folder, write_json, write_text
 from tdro.models.bases import find_encoder
 from tdro.models.encoder import load_encoder, longest_input
+from tdro.models.lora import Lora, add_lora, require_peft
+from tdro.models.network import check_attention, checkpoint_gradients, compile_network
 from tdro.study_file import save_study
+from tdro.training.budget import Budget, find_budget, keep_budget, kept_budget
 from tdro.training.journal import Event, Journal
 
 MARKER = "done.json"
@@ -35,7 +38,8 @@ class Run:
         study_text: The study file as it was written; kept as study.yaml.
 
     Raises:
-        EnvironmentProblem: The run folder cannot be written.
+        ConfigError: The machine lacks what model.attention needs.
+        EnvironmentProblem: The run folder cannot be written, or LoRA lacks its package.
     """
 
     def __init__(
@@ -45,6 +49,9 @@ class Run:
         self.folder = study.run_folder
         self.device: Device = pick_device(study.model.precision)
         self._study_text = study_text
+        check_attention(study.model.attention, self.device.name, self.device.autocast)
+        if study.model.lora_rank:
+            require_peft()
         try:
             self.journal = Journal(self.folder, listener)
         except OSError as error:
@@ -75,11 +82,49 @@ class Run:
     @property
     def max_tokens(self) -> int:
         """Tokens of one forward pass, padding included."""
-        return self.study.model.micro_batch_tokens or self.device.micro_batch_tokens
+        return self.budget.max_tokens
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Tokens of a forward pass: as the study says, as this run or this machine has found them before, or found now.
+
+        What was found is kept in the run folder, so that a run that goes on computes the same bits.
+        """
+        study, path = self.study, self.folder / "budget.json"
+        if study.model.micro_batch_tokens is not None:
+            return Budget(study.model.micro_batch_tokens, {})
+        length, machine = study.data.passage_max_length, describe_machine()
+        key = fingerprint(self.base_fingerprint, study.model, length, machine, metadata.version("torch"))
+        known = cache_folder() / "budgets" / f"{key}.json"
+        budget = kept_budget(path, key) or kept_budget(known, key)
+        if budget is None:
+            budget = find_budget(self.load_base(), self.device, length)
+            keep_budget(known, key, budget)
+            self.journal.write("note", "budget", text=str(budget))
+        if kept_budget(path, key) is None:
+            keep_budget(path, key, budget)
+        return budget
+
+    @property
+    def _packages(self) -> tuple[str, ...]:
+        """What the results depend on."""
+        return (*PACKAGES, "peft") if self.study.model.lora_rank else PACKAGES
 
     def load_base(self) -> SentenceTransformer:
-        """Load a fresh copy of the base encoder."""
-        return self.load(self.study.fill_root(self.study.model.base))
+        """Load a fresh copy of the base encoder, ready to train: with the adapters and savings that the study asks for.
+
+        Every copy begins with the same adapters, those of the study's seed.
+        """
+        options = self.study.model
+        model = self.load(self.study.fill_root(options.base))
+        lora = Lora(options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets)
+        if lora.rank:
+            add_lora(model, lora, self.study.seed, half=self.device.autocast)
+        if options.gradient_checkpointing:
+            checkpoint_gradients(model)
+        if options.compile:
+            compile_network(model)
+        return model
 
     def load(self, name: str) -> SentenceTransformer:
         """Load an encoder with the study's pooling, on the run's device.
@@ -89,7 +134,12 @@ class Run:
         """
         data, options = self.study.data, self.study.model
         model = load_encoder(
-            name, pooling=options.pooling, normalize=options.normalize, device=self.device.name, dtype=self.device.dtype
+            name,
+            pooling=options.pooling,
+            normalize=options.normalize,
+            device=self.device.name,
+            dtype=self.device.dtype,
+            attention=options.attention,
         )
         longest = max(data.query_max_length, data.passage_max_length)
         if longest > (longest_input(model) or longest):
@@ -130,7 +180,7 @@ class Run:
     def write_resolved(self) -> None:
         """Record what ran: every option, versions, data fingerprints, machine and git state; and what was written."""
         ran = {
-            "versions": {name: metadata.version(name) for name in PACKAGES},
+            "versions": {name: metadata.version(name) for name in self._packages},
             "machine": describe_machine(),
             "git": _git_state(),
             "base": self.base_fingerprint,

@@ -1,5 +1,6 @@
 """The stages that train on homogeneous batches, reference and robust; and what all stages share."""
 
+import shutil
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -12,7 +13,9 @@ from tdro.data.reading import Rows
 from tdro.errors import DataError
 from tdro.files import write_text
 from tdro.models.encoder import save_encoder, set_max_length
+from tdro.models.lora import has_lora, save_adapter
 from tdro.training.contrastive_step import ContrastiveStep
+from tdro.training.dataset_tokens import study_tokens
 from tdro.training.loop import Workplace, train
 from tdro.training.planning import plan_csv, plan_of, planned_examples
 from tdro.training.run import Run
@@ -67,8 +70,12 @@ def refuse_rows_without_negatives(rows: dict[str, Rows]) -> None:
 
 
 def save_model(run: Run, model: SentenceTransformer, name: str) -> None:
-    """Save a trained model; by itself it cuts texts where passages were cut in training."""
+    """Save a trained model, which cuts texts where passages were cut in training; keep its adapter beside it."""
     set_max_length(model, run.study.data.passage_max_length)
+    adapter = run.folder / name / "adapter"
+    shutil.rmtree(adapter, ignore_errors=True)  # of an earlier study with other settings
+    if has_lora(model):
+        save_adapter(model, adapter, run.study.fill_root(run.study.model.base))
     save_encoder(model.eval(), run.folder / name / "model")
 
 
@@ -101,9 +108,20 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     with run.stage(stage, stage_fingerprint) as result:
         model = run.load_base().train()
         mixture = HomogeneousMixture(sizes_of(rows), plan.probabilities, config.batch_size, study.seed)
-        source = TextSource(rows, study.data, model, study.seed)
+        drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
+        source = TextSource(rows, study.data, model, study.seed, study_tokens(run, drawn, model))
         factor_G = [(plan.loss_factors or {}).get(name, 1.0) for name in rows]
-        step = ContrastiveStep(model, source, mixture, list(rows), factor_G, config, run.device, run.max_tokens)
+        step = ContrastiveStep(
+            model,
+            source,
+            mixture,
+            list(rows),
+            factor_G,
+            config,
+            run.device,
+            run.budget.max_tokens,
+            run.budget.graph_tokens,
+        )
         train(model, config, step, place(run, stage, stage_fingerprint))
         save_model(run, model, stage)
         seen = mixture.examples_seen(config.steps)
@@ -114,6 +132,6 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
 def _inputs(run: Run, rows: dict[str, Rows]) -> str:
     """Identify everything that all training stages depend on."""
     study = run.study
-    data = study.data.model_dump(exclude={"root": True, "datasets": {"__all__": {"path", "size"}}})
+    data = study.data.model_dump(exclude={"root": True, "tokens": True, "datasets": {"__all__": {"path", "size"}}})
     content = [(name, dataset.info.fingerprint) for name, dataset in rows.items()]  # the order decides ties
     return fingerprint(data, content, study.model.influential, run.base_fingerprint, study.seed)

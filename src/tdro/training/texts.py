@@ -1,23 +1,26 @@
-"""The texts of a step as token lists: rows are drawn, examples chosen, instructions added, tokens made."""
+"""The texts of a step as token lists: rows are drawn, examples chosen, tokens looked up or made."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
 from tdro.config import DataConfig
-from tdro.data.collate import tokenize
-from tdro.data.examples import choose, whole, with_instruction
+from tdro.data.examples import Places, choose, whole
 from tdro.data.mixture import Draw
 from tdro.data.reading import Rows
-from tdro.data.records import Example
+from tdro.training.dataset_tokens import DatasetTokens, FreshTokens
 
 
 @dataclass(frozen=True)
 class StepTexts:
     """Token lists of one step.
+
+    Keys tell which texts of a dataset are equal; they are numbered as they first appear in the step. Texts of different
+    datasets have different keys.
 
     Attributes:
         queries_B: Token lists of the queries.
@@ -44,66 +47,104 @@ class StepTexts:
 
 
 class TextSource:
-    """Turns a draw into token lists.
+    """Turns a draw into token lists; from several threads if need be, for it never changes.
 
     Args:
         rows: Dataset -> rows, in the order of the mixture.
         data: Instructions and maximum lengths.
         model: Whose tokenizer is used.
         seed: Decides which positive and negatives a row shows.
+        tokens: Dataset -> where its tokens come from; by default they are made in the step.
     """
 
-    def __init__(self, rows: Mapping[str, Rows], data: DataConfig, model: SentenceTransformer, seed: int) -> None:
-        self._names, self._rows = list(rows), list(rows.values())
-        self._data, self._tokenizer, self._seed = data, model.tokenizer, seed
+    def __init__(
+        self,
+        rows: Mapping[str, Rows],
+        data: DataConfig,
+        model: SentenceTransformer,
+        seed: int,
+        tokens: Mapping[str, DatasetTokens] | None = None,
+    ) -> None:
+        self._tokens = tokens or {n: FreshTokens(r, data.datasets[n], data, model) for n, r in rows.items()}
+        self._seed = seed
+        self._set_rows(rows)
 
     def over(self, rows: Mapping[str, Rows]) -> "TextSource":
-        """Return a source of the same kind over other rows."""
+        """Return a source of the same kind over other rows of the same datasets."""
         other = copy.copy(self)
-        other._names, other._rows = list(rows), list(rows.values())
+        other._set_rows(rows)
         return other
 
     def texts(self, draw: Draw, passages_per_query: int) -> StepTexts:
-        """Read, choose and tokenise the texts of a draw."""
-        chosen = []
-        for dataset, row, visit in zip(
-            draw.dataset_B.tolist(), draw.row_B.tolist(), draw.visit_B.tolist(), strict=True
-        ):
-            name, rows = self._names[dataset], self._rows[dataset]
-            chosen.append((dataset, choose(rows[row], passages_per_query, self._seed, name, row, visit)))
-        return self._tokenised(chosen)
+        """Choose the texts of a draw and return their tokens."""
+        counts_B2 = np.empty((len(draw.row_B), 2), np.int64)
+        for dataset in np.unique(draw.dataset_B).tolist():
+            mine_B = draw.dataset_B == dataset
+            counts_B2[mine_B] = self._counts[dataset][draw.row_B[mine_B]]
+        rows = zip(*(part.tolist() for part in (*counts_B2.T, draw.dataset_B, draw.row_B, draw.visit_B)), strict=True)
+        chosen = [
+            choose(positives, negatives, passages_per_query, self._seed, self._names[dataset], row, visit)
+            for positives, negatives, dataset, row, visit in rows
+        ]
+        return self._look_up(draw.dataset_B, draw.row_B, chosen)
 
     def whole_rows(self, dataset: int, numbers: Iterable[int]) -> StepTexts:
-        """Read and tokenise rows with all their positives and negatives."""
-        return self._tokenised([(dataset, whole(self._rows[dataset][number])) for number in numbers])
+        """Return the tokens of rows with all their positives and negatives."""
+        row_B = np.fromiter(numbers, np.int64)
+        chosen = [whole(*counts) for counts in self._counts[dataset][row_B].tolist()]
+        return self._look_up(np.full(len(row_B), dataset), row_B, chosen)
 
-    def _tokenised(self, chosen: list[tuple[int, Example]]) -> StepTexts:
-        """Add instructions to the texts of examples and tokenise them."""
-        data = self._data
-        queries: list[str] = []
-        passages: list[str] = []
-        others: list[tuple[int, str]] = []
-        for query, (dataset, example) in enumerate(chosen):
-            options = data.datasets[self._names[dataset]]
-            instruction = options.instruction if options.symmetric else ""
-            queries.append(with_instruction(example.query, options.instruction, data.instruction_template))
-            passages += [with_instruction(p, instruction, data.instruction_template) for p in example.passages]
-            others += [
-                (query, with_instruction(p, instruction, data.instruction_template)) for p in example.other_positives
-            ]
-        passage_keys, query_keys = _keys(passages), _keys(queries)
-        known = [(query, passage_keys[text]) for query, text in others if text in passage_keys]
+    def _set_rows(self, rows: Mapping[str, Rows]) -> None:
+        """Take up rows."""
+        self._names, self._numbers = list(rows), [dataset.numbers_n for dataset in rows.values()]
+        self._counts = [np.stack([r.positive_count_n, r.negative_count_n], axis=1) for r in rows.values()]
+
+    def _look_up(self, dataset_B: np.ndarray, row_B: np.ndarray, chosen: Sequence[Places]) -> StepTexts:
+        """Find the tokens and keys of passages that were chosen from rows; the other positives have keys alone."""
+        count_B, place_P = _laid_out([places for places, _ in chosen])
+        others_B, place_K = _laid_out([others for _, others in chosen])
+        place_N, n_passages = np.concatenate([place_P, place_K]), len(place_P)
+        query_N = np.repeat(np.tile(np.arange(len(chosen)), 2), np.concatenate([count_B, others_B]))
+        queries_B: list[list[int]] = [[]] * len(chosen)
+        passages_P: list[list[int]] = [[]] * n_passages
+        query_key_B, key_N, dataset_N = np.empty_like(row_B), np.empty_like(place_N), dataset_B[query_N]
+        for dataset in np.unique(dataset_B).tolist():
+            tokens, numbers = self._tokens[self._names[dataset]], self._numbers[dataset]
+            mine_B, mine_N = np.flatnonzero(dataset_B == dataset), np.flatnonzero(dataset_N == dataset)
+            mine_P = mine_N[mine_N < n_passages]
+            found, query_key_B[mine_B] = tokens.queries(numbers[row_B[mine_B]])
+            _put(queries_B, mine_B, found)
+            found, key_N[mine_N] = tokens.passages(numbers[row_B[query_N[mine_N]]], place_N[mine_N], len(mine_P))
+            _put(passages_P, mine_P, found)
+        key_N = _numbered(key_N, dataset_N)
+        known_N2 = np.stack([query_N, key_N], axis=1)[n_passages:]
+        in_step_N = known_N2[:, 1] <= key_N[:n_passages].max()  # what is not among the passages has a later number
         return StepTexts(
-            tokenize(self._tokenizer, queries, data.query_max_length),
-            tokenize(self._tokenizer, passages, data.passage_max_length),
-            torch.tensor([len(example.passages) for _, example in chosen]),
-            torch.tensor([query_keys[text] for text in queries]),
-            torch.tensor([passage_keys[text] for text in passages]),
-            torch.tensor(known, dtype=torch.long).reshape(-1, 2),
-            torch.tensor([place for _, example in chosen for place in example.places]),
+            queries_B,
+            passages_P,
+            torch.from_numpy(count_B),
+            torch.from_numpy(_numbered(query_key_B, dataset_B)),
+            torch.from_numpy(key_N[:n_passages].copy()),
+            torch.from_numpy(known_N2[in_step_N]),
+            torch.from_numpy(place_P),
         )
 
 
-def _keys(texts: list[str]) -> dict[str, int]:
-    """Number the distinct texts."""
-    return {text: number for number, text in enumerate(dict.fromkeys(texts))}
+def _laid_out(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lengths of lists, and all their numbers."""
+    return np.array([len(numbers) for numbers in lists], np.int64), np.array([n for ns in lists for n in ns], np.int64)
+
+
+def _put(lists: list[list[int]], places: np.ndarray, found: list[list[int]]) -> None:
+    """Write token lists to their places."""
+    for place, tokens in zip(places.tolist(), found, strict=True):
+        lists[place] = tokens
+
+
+def _numbered(key_n: np.ndarray, dataset_n: np.ndarray) -> np.ndarray:
+    """Number the distinct keys of each dataset in the order in which they appear."""
+    _, first_U, which_n = np.unique(dataset_n * (1 << 40) + key_n, return_index=True, return_inverse=True)
+    number_U = np.empty_like(first_U)
+    number_U[np.argsort(first_U)] = np.arange(len(first_U))
+    numbers: np.ndarray = number_U[which_n]
+    return numbers

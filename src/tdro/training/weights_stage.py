@@ -14,6 +14,7 @@ from tdro.data.mixture import MixedMixture
 from tdro.data.reading import Rows
 from tdro.data.weights_file import released_format
 from tdro.files import atomic_path, write_json
+from tdro.training.dataset_tokens import study_tokens
 from tdro.training.diagnose import diagnose, subject_of
 from tdro.training.journal import Event
 from tdro.training.loop import train
@@ -86,8 +87,9 @@ def _prepare(
 ) -> dict[int, list[Prepared]]:
     """Fix the batches of every seed and have the reference look at them: seed -> training and held-out batches."""
     batches: list[tuple[int, Batches]] = []
+    tokens = study_tokens(run, rows, model)
     for seed, config in settings.items():
-        source = TextSource(rows, run.study.data, model, seed)
+        source = TextSource(rows, run.study.data, model, seed, tokens)
         mixture = MixedMixture(sizes_of(rows), config.batch_size, seed, config.sampling)
         batches.append((seed, Batches(rows, mixture, source, seed, config.steps)))
         if held_out is not None:

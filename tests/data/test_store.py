@@ -1,0 +1,54 @@
+"""Texts of some rows, read by column, against the rows themselves."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tdro.data.reading import read_dataset, write_rows
+from tdro.data.records import Passage, Row
+from tdro.data.store import Rows
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rows:
+    """Rows with one to three positives, none to four negatives, some with titles; in batches of four."""
+    monkeypatch.setattr("tdro.data.store._BATCH_ROWS", 4)
+    made = []
+    for i in range(23):
+        passages = [Passage(f"{i}-{j}", f"Title {j}" * (j % 2), f"passage {j} of {i} é") for j in range(7)]
+        made.append(Row(f"q{i}", f"query {i} 蜂", tuple(passages[: i % 3 + 1]), tuple(passages[3 : 3 + i % 5])))
+    write_rows(made, tmp_path / "rows.jsonl")
+    return read_dataset("rows", tmp_path / "rows.jsonl", cache=tmp_path / "cache")
+
+
+def passages_of(row: Row) -> list[str]:
+    """All passages of a row, positives first."""
+    return [passage.full_text for passage in (*row.positives, *row.negatives)]
+
+
+def test_texts_of_neighbouring_rows_are_those_of_the_rows(rows):
+    for start, end in ((0, 23), (3, 4), (4, 4), (2, 11), (20, 23)):
+        expected = [rows[i] for i in range(start, end)]
+        assert rows.query_texts(start, end) == [row.query for row in expected]
+        assert rows.passage_texts(start, end) == [text for row in expected for text in passages_of(row)]
+
+
+def test_texts_of_any_rows_are_found_in_the_order_given(rows):
+    random = np.random.default_rng(0)
+    for count in (0, 1, 50):
+        row_P = random.integers(len(rows), size=count)
+        place_P = np.array([random.integers(len(passages_of(rows[i]))) for i in row_P], np.int64)
+        assert rows.queries_at(row_P) == [rows[i].query for i in row_P]
+        assert rows.passages_at(row_P, place_P) == [
+            passages_of(rows[i])[place] for i, place in zip(row_P, place_P.tolist(), strict=True)
+        ]
+
+
+def test_rows_are_counted_in_the_source_whatever_was_selected(rows):
+    chosen = rows.select(np.array([20, 3, 3, 11]))
+    assert chosen.queries_at(np.array([5, 0])) == [rows[5].query, rows[0].query]
+    assert chosen.passages_at(np.array([22, 1]), np.array([0, 1])) == [
+        passages_of(rows[22])[0],
+        passages_of(rows[1])[1],
+    ]
