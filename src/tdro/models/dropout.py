@@ -29,11 +29,12 @@ def fast_dropout(model: nn.Module) -> Iterator[None]:
     """Use the faster dropout of a model on a CPU inside the block; the model is as before after it.
 
     Only modules with a dropout above 0 are touched, and attention only where it runs through torch's
-    `scaled_dot_product_attention` ("sdpa").
+    `scaled_dot_product_attention` ("sdpa"). A compiled model is left alone.
     """
     swapped: list[tuple[nn.Module, str, nn.Dropout]] = []
     attentions: list[PreTrainedModel] = []
-    if next(model.parameters()).device.type == "cpu":
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    if next(model.parameters()).device.type == "cpu" and not compiled:
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Dropout) and child.p > 0:

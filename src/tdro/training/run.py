@@ -110,16 +110,17 @@ class Run:
         """What the results depend on."""
         return (*PACKAGES, "peft") if self.study.model.lora_rank else PACKAGES
 
-    def load_base(self) -> SentenceTransformer:
+    def load_base(self, seed: int | None = None) -> SentenceTransformer:
         """Load a fresh copy of the base encoder, ready to train: with the adapters and savings that the study asks for.
 
-        Every copy begins with the same adapters, those of the study's seed.
+        Args:
+            seed: Of the adapters; that of the study where it is not given.
         """
         options = self.study.model
         model = self.load(self.study.fill_root(options.base))
         lora = Lora(options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets)
         if lora.rank:
-            add_lora(model, lora, self.study.seed, half=self.device.autocast)
+            add_lora(model, lora, self.study.seed if seed is None else seed, half=self.device.autocast)
         if options.gradient_checkpointing:
             checkpoint_gradients(model)
         if options.compile:

@@ -50,11 +50,11 @@ def weights(run: Run, rows: dict[str, Rows], held_out: dict[str, Rows] | None, r
     trainings = _trainings(run, identity)
     missing = [seed for seed, (_, _, done) in trainings.items() if not done]
     if missing:
-        loaded = [run.load_base().train()]
+        loaded = [run.load_base(missing[0]).train()]
         prepared = _prepare(run, loaded[0], rows, held_out, {seed: trainings[seed][0] for seed in missing})
         for seed in missing:
             settings, stage_fingerprint, _ = trainings[seed]
-            proxy = loaded.pop() if loaded else run.load_base().train()  # each seed begins from the base
+            proxy = loaded.pop() if loaded else run.load_base(seed).train()  # each seed begins from the base
             _train(run, proxy, settings, seed, stage_fingerprint, prepared[seed])
     _write_diagnostics(run, rows)
     return identity
