@@ -2,7 +2,9 @@
 PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell $(python) --version >/dev/null 2>&1 && echo $(python))))
 BIN := .venv/bin
 
-.PHONY: setup demo test lint golden
+DATA ?= ../shared/data
+
+.PHONY: setup demo test lint bench
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -20,3 +22,7 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/step.py --data $(DATA)
+	$(BIN)/python benchmarks/weights.py --data $(DATA)
