@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/step.py --quick            # a minute, tiny sizes: shows that it works, not how fast
 
 All sides run in this process, in turn, on the same texts and the same model in float32 with dropout: forward and
-backward passes, no optimizer. Ours is timed with reading, choosing and tokenising its texts; the others get tokens.
+backward passes, no optimizer. Ours is timed with choosing its texts and looking up their tokens; the others get tokens.
 
 Stage 0/2: `ContrastiveStep.backward` against the cached loss of sentence-transformers, whose `mini_batch_size` or
 `mini_batch_num_tokens` is the fastest of a sweep that needs no more memory than ours (5 % tolerance). Ours leaves false
@@ -39,6 +39,7 @@ import torch
 from meters import PeakMemory, StepMeter, Timings, interleaved
 from sentence_transformers import SentenceTransformer
 from step_sides import (
+    AsInTraining,
     PaddedStep,
     Settings,
     cached_loss,
@@ -163,14 +164,15 @@ def stage02_speed(bench: Bench, draws: list[Draw], meter: StepMeter) -> Found:
     """Time a step of each draw on all sides."""
     difference = stage02_difference(bench, draws[0])
     setting, trials = tuned(bench, draws)
-    step, loss = contrastive_step(bench.run, bench.model, bench.rows, draws), bench.cached_loss(setting)
+    loss, repeats = bench.cached_loss(setting), bench.settings.repeats
     datasets: dict[str, Found] = {}
-    for number, draw in enumerate(draws):
+    for draw in draws:
         name, columns = list(bench.rows)[int(draw.dataset_B[0])], bench.columns(draw)
+        step = contrastive_step(bench.run, bench.model, bench.rows, [draw] * repeats)
 
-        def ours(repeat: int, number: int = number) -> None:
+        def ours(repeat: int, step: AsInTraining = step) -> None:
             with meter.watch():
-                step.backward(number, repeat)
+                step.backward(repeat, repeat)
 
         def cached(_: int, columns: list[dict[str, torch.Tensor]] = columns) -> None:
             their_backward(loss, columns)
@@ -403,7 +405,7 @@ def _parser() -> argparse.ArgumentParser:
     root = Path(__file__).parent.parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(root.parent / "shared" / "data"), help="folder with train/*.jsonl.gz")
-    parser.add_argument("--work", default=str(root / "build" / "step-benchmark"), help="kept from run to run")
+    parser.add_argument("--work", default=str(root / "runs" / "benchmark-step"), help="kept from run to run")
     parser.add_argument("--results", default=str(report.RESULTS), help="folder of the result")
     parser.add_argument("--models", nargs="+", choices=["minilm", "small"], help="the figures are the first one's")
     for name in ("repeats", "datasets", "max_rows", "query_length", "passage_length", "batch", "queries", "threads"):

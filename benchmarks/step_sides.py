@@ -22,8 +22,10 @@ from tdro.core.losses import hard_negative_loss, own_similarities
 from tdro.core.objective import pooled_example_weights
 from tdro.data.mixture import Draw, MixedMixture
 from tdro.data.reading import Rows
+from tdro.models.dropout import fast_dropout
 from tdro.models.encoder import load_encoder, save_encoder
 from tdro.training.contrastive_step import ContrastiveStep
+from tdro.training.dataset_tokens import study_tokens
 from tdro.training.negatives import negatives
 from tdro.training.reference_scores import Batches, ScoreStore
 from tdro.training.robust_step import RobustStep
@@ -94,6 +96,19 @@ class FixedDraws:
 
 
 @dataclass(frozen=True)
+class AsInTraining:
+    """A step as the training loop runs it: with the faster dropout."""
+
+    model: SentenceTransformer
+    step: ContrastiveStep | RobustStep
+
+    def backward(self, step: int, step_seed: int) -> dict[str, Any]:
+        """Accumulate the model's gradients."""
+        with fast_dropout(self.model):
+            return self.step.backward(step, step_seed)
+
+
+@dataclass(frozen=True)
 class NothingExcluded:
     """A source whose texts all count as different, so that no false negative is left out of the loss."""
 
@@ -147,11 +162,11 @@ def mined_rows(settings: Settings, growth: bool = False) -> dict[str, Rows]:
 
 def contrastive_step(
     run: Run, model: SentenceTransformer, rows: dict[str, Rows], draws: Sequence[Draw], exclusion: bool = True
-) -> ContrastiveStep:
+) -> AsInTraining:
     """Build our step of stage 0/2."""
-    study = run.study
-    source = TextSource(rows, study.data, model, study.seed)
-    return ContrastiveStep(
+    study = run.study.model_copy(update={"reference": run.study.reference.model_copy(update={"steps": len(draws)})})
+    source = TextSource(rows, study.data, model, study.seed, study_tokens(run, rows, model))
+    step = ContrastiveStep(
         model,
         source if exclusion else NothingExcluded(source),
         FixedDraws(draws),
@@ -159,20 +174,22 @@ def contrastive_step(
         [1.0] * len(rows),
         study.reference,
         run.device,
-        run.max_tokens,
+        run.budget.max_tokens,
+        run.budget.graph_tokens,
     )
+    return AsInTraining(model, step)
 
 
-def robust_step(run: Run, proxy: SentenceTransformer, rows: dict[str, Rows], queries: int, steps: int) -> RobustStep:
+def robust_step(run: Run, proxy: SentenceTransformer, rows: dict[str, Rows], queries: int, steps: int) -> AsInTraining:
     """Build our step of stage 1; the run's study says whether the reference is asked live or in advance."""
     study = run.study
-    source = TextSource(rows, study.data, proxy, study.seed)
-    config = study.weights.model_copy(update={"batch_size": queries})
+    source = TextSource(rows, study.data, proxy, study.seed, study_tokens(run, rows, proxy))
+    config = study.weights.model_copy(update={"batch_size": queries, "steps": steps})
     mixture = MixedMixture(sizes_of(rows), queries, study.seed)
     batches = Batches(rows, mixture, source, study.seed, steps)
     learner = WeightLearner(list(rows), config, rule_of(study, rows))
     scores = ScoreStore(run).prepare([batches])[0]
-    return RobustStep(proxy, batches, scores, config, learner, run.device, run.max_tokens)
+    return AsInTraining(proxy, RobustStep(proxy, batches, scores, config, learner, run.device, run.max_tokens))
 
 
 def step_texts(run: Run, model: SentenceTransformer, rows: dict[str, Rows], draw: Draw, passages: int) -> StepTexts:
@@ -303,4 +320,4 @@ def _base(settings: Settings, model: str) -> str:
 
 def _mines(event: dict[str, Any]) -> bool:
     """Tell whether an event says that a dataset is being mined."""
-    return event.get("event") == "progress" and bool(event.get("dataset"))
+    return event.get("event") == "progress" and event.get("stage") == "negatives" and bool(event.get("dataset"))
