@@ -84,6 +84,10 @@ class StepMeter:
         """Share of the time that was spent outside forward and backward passes."""
         return 1 - self.inside / self.total
 
+    def found(self) -> dict[str, float]:
+        """Return both ratios."""
+        return {"padding_ratio": self.padded / self.real, "step_overhead": self.overhead}
+
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Watch what runs within the block."""

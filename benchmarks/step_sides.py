@@ -48,8 +48,9 @@ class Settings:
         repeats: Repetitions of every timing.
         datasets: How many datasets stage 0/2 is timed on; they span the range of lengths.
         max_rows: Rows per dataset.
-        query_length: Tokens of a query.
-        passage_length: Tokens of a passage.
+        query_length: Tokens of a query in stage 0/2; shorter than the paper's, to end in time.
+        passage_length: Tokens of a passage in stage 0/2.
+        lengths1: Tokens of a query and of a passage in stage 1; those of the paper.
         batch: Queries of a step of stage 0/2; each has one hard negative.
         queries: Queries of a step of stage 1.
         passages: Passages per query in stage 1.
@@ -71,6 +72,7 @@ class Settings:
     max_rows: int = 320
     query_length: int = 64
     passage_length: int = 256
+    lengths1: tuple[int, int] = (128, 512)
     batch: int = 256
     queries: int = 64
     passages: int = 8
@@ -189,7 +191,8 @@ def robust_step(run: Run, proxy: SentenceTransformer, rows: dict[str, Rows], que
     batches = Batches(rows, mixture, source, study.seed, steps)
     learner = WeightLearner(list(rows), config, rule_of(study, rows))
     scores = ScoreStore(run).prepare([batches])[0]
-    return AsInTraining(proxy, RobustStep(proxy, batches, scores, config, learner, run.device, run.max_tokens))
+    step = RobustStep(proxy, batches, scores, config, learner, run.device, run.budget.graph_tokens)
+    return AsInTraining(proxy, step)
 
 
 def step_texts(run: Run, model: SentenceTransformer, rows: dict[str, Rows], draw: Draw, passages: int) -> StepTexts:

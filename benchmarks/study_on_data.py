@@ -27,6 +27,8 @@ def data_study(
     tokens: int = 100_000,
     weights: dict[str, Any] | None = None,
     rows: int = MAX_ROWS,
+    encoder: str | None = None,
+    training: dict[str, Any] | None = None,
 ) -> Study:
     """A study over all datasets of a folder, with negatives that are mined once for all studies.
 
@@ -38,12 +40,15 @@ def data_study(
         tokens: Of one forward pass.
         weights: Changes of the weights section.
         rows: Rows per dataset at most.
+        encoder: Base of the models in place of the static encoder, which still mines.
+        training: Changes of the training of reference and proxy.
     """
     mined = _mined(data, work, rows)
     files = {path.stem: str(path.resolve()) for path in sorted(mined.glob("*.jsonl"))}
-    reference = {**TRAINING, "passages_per_query": 2, "steps": 340}
-    sections = {"reference": reference, "weights": {**TRAINING, "steps": 200, **(weights or {})}}
-    return _study(files, work, name, precision, tokens, sections)
+    both = {**TRAINING, **(training or {})}
+    reference = {"steps": 340, **both, "passages_per_query": 2}
+    sections = {"reference": reference, "weights": {**both, "steps": 200, **(weights or {})}}
+    return _study(files, work, name, precision, tokens, sections, encoder)
 
 
 def run_weights(study: Study, reference: Path) -> None:
@@ -56,7 +61,13 @@ def run_weights(study: Study, reference: Path) -> None:
 
 
 def _study(
-    files: dict[str, str], work: Path, name: str, precision: str, tokens: int, sections: dict[str, Any]
+    files: dict[str, str],
+    work: Path,
+    name: str,
+    precision: str,
+    tokens: int,
+    sections: dict[str, Any],
+    encoder: str | None = None,
 ) -> Study:
     """A study of these files."""
     return Study.model_validate({
@@ -68,7 +79,7 @@ def _study(
             "query_max_length": 32,
             "passage_max_length": 64,
         },
-        "model": {"base": str(work / "encoder"), "precision": precision, "micro_batch_tokens": tokens},
+        "model": {"base": encoder or str(work / "encoder"), "precision": precision, "micro_batch_tokens": tokens},
         "mining": {"ranks": [2, 100], "negatives": 16},
         **sections,
     })  # fmt: skip

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tdro"
-EVERYWHERE = {"errors", "files"}
+EVERYWHERE = {"errors", "files", "instructions"}
 BELOW_TRAINING = {"prepare", "evaluation", "retrieval", "models", "data", "core", "config", "study_file", "devices"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "instructions": set(),
     "config": set(),
     "study_file": {"config"},
     "devices": set(),
@@ -35,6 +36,12 @@ LIGHT = {
     "tdro.cli.study",
     "tdro.cli.demo",
     "tdro.cli.export",
+    "tdro.cli.check",
+    "tdro.cli.convert",
+    "tdro.cli.dedup",
+    "tdro.cli.leakage_display",
+    "tdro.cli.mine",
+    "tdro.instructions",
     "tdro.cli.display",
     "tdro.config",
     "tdro.study_file",

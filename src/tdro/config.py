@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tdro.instructions import categories, known_instruction
+
 ModelName = Literal["base", "reference", "proxy", "robust"]
 Positive = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -25,14 +27,29 @@ class Section(BaseModel):
 class DatasetConfig(Section):
     """One training dataset, the unit that gets a weight."""
 
-    path: str
-    """File (jsonl, jsonl.gz, parquet) or folder (saved Hugging Face dataset), relative to data.root."""
+    path: str | tuple[str, ...]
+    """File or folder, relative to data.root, or hf://OWNER/NAME:SPLIT; several of them become one dataset."""
     instruction: str = ""
-    """Task description put in front of queries through data.instruction_template; empty: none."""
+    """Task description put in front of queries through data.instruction_template; empty: see data.instructions."""
     symmetric: bool = False
     """Put the instruction on the passages too."""
+    category: str = ""
+    """Kind of task, for data.instructions: auto and the data card; `tdro check --instructions` lists them."""
+    in_batch_negatives: bool = True
+    """Other queries' passages are negatives; turn it off where many of them would be right, as in classification."""
+    corpus: str = ""
+    """File of further passages to mine negatives from, relative to data.root."""
+    max_rows: Positive | None = None
+    """As data.max_rows, for this dataset."""
+    license: str = ""
+    """For the data card."""
     size: Positive | None = None
     """Rows, for a dry run without the file."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All its files and folders."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class TaskConfig(Section):
@@ -58,8 +75,17 @@ def _refuse_twins(names: Iterable[str]) -> None:
 
 
 def _path_alone(value: object) -> object:
-    """Read a bare string as `{path: string}`."""
-    return {"path": value} if isinstance(value, str) else value
+    """Read a bare string, or a list, as `{path: ...}`."""
+    return {"path": value} if isinstance(value, str | list | tuple) else value
+
+
+def _with_instruction(name: str, options: DatasetConfig) -> DatasetConfig:
+    """Give a dataset the instruction for its name or its category, unless it has one."""
+    if options.instruction:
+        return options
+    if options.category and options.category not in categories():
+        raise ValueError(f"category of {name} is {options.category!r}; known are {', '.join(categories())}")
+    return options.model_copy(update={"instruction": known_instruction(name, options.category) or ""})
 
 
 class DataConfig(Section):
@@ -68,9 +94,11 @@ class DataConfig(Section):
     root: str = "."
     """Folder that the paths below start from; itself seen from the working directory."""
     datasets: dict[Name, Annotated[DatasetConfig, BeforeValidator(_path_alone)]] = Field(min_length=1)
-    """Name -> file, or name -> {path, instruction, symmetric, size}."""
+    """Name -> file, name -> [files], or name -> {path, instruction, symmetric, ...}."""
     max_rows: Positive | None = None
     """Use a seeded sample of at most this many rows per dataset."""
+    instructions: Literal["given", "auto"] = "given"
+    """auto: a dataset without instruction gets the one for its name or its category; `tdro check` shows it."""
     instruction_template: str = "Instruct: {instruction}\nQuery: {query}"
     """How an instruction and a text are joined."""
     query_max_length: Annotated[int, Field(ge=4)] = 128
@@ -83,6 +111,13 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _names_differ(self) -> "DataConfig":
         _refuse_twins(self.datasets)
+        return self
+
+    @model_validator(mode="after")
+    def _known_instructions_are_filled_in(self) -> "DataConfig":
+        if self.instructions == "auto":
+            filled = {name: _with_instruction(name, options) for name, options in self.datasets.items()}
+            object.__setattr__(self, "datasets", filled)  # frozen for everybody else
         return self
 
     @model_validator(mode="after")
@@ -157,22 +192,49 @@ class TrainingConfig(Section):
 
 
 class MiningConfig(Section):
-    """Hard negatives found by an encoder among each dataset's own passages."""
+    """Hard negatives found by an encoder, or by BM25, among each dataset's passages."""
 
     when: Literal["missing", "always", "never"] = "missing"
     """missing: mine the datasets in which a row has no negative."""
+    source: Literal["dense", "bm25"] = "dense"
+    """Who ranks the passages: an encoder, or BM25 (extra `mine`)."""
     encoder: str = ""
-    """Encoder that ranks the passages; empty: model.base."""
+    """Encoder that ranks the passages; empty: model.base. With bm25, one given here scores what BM25 has found."""
     ranks: tuple[Annotated[int, Field(ge=0)], Positive] = (2, 100)
     """Window [first, last) of ranks among the non-positives, counted from 0."""
     negatives: Positive = 16
-    """Negatives sampled from the window per query."""
+    """Negatives per query."""
+    sampling: Literal["random", "top"] = "random"
+    """random: drawn from the window; top: its best ranked."""
+    relative_margin: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """m: a negative scores at most p - m |p|, where p is the score of the row's worst positive."""
+    absolute_margin: Annotated[float, Field(ge=0)] | None = None
+    """A negative scores at least this much less than the query's worst positive."""
+    max_score: float | None = None
+    """A negative scores at most this."""
+    min_score: float | None = None
+    """A negative scores at least this."""
+    cross_encoder: str = ""
+    """Cross-encoder whose scores the margins and limits look at; empty: those of the ranking."""
 
     @model_validator(mode="after")
     def _window_not_empty(self) -> "MiningConfig":
         if self.ranks[0] >= self.ranks[1]:
             raise ValueError("ranks must be [first, last) with first < last")
         return self
+
+
+class LeakageConfig(Section):
+    """Evaluation queries among the training data, looked for before training; `tdro dedup` does more."""
+
+    gate: Literal["off", "warn", "remove", "stop"] = "warn"
+    """What happens to training rows that leak: only said, left out, or the run stops."""
+    level: Literal["exact", "near", "simhash-k2"] = "near"
+    """exact: equal after normalisation; near: also with typos or words moved; simhash-k2: as the paper."""
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Near: similarity from which two queries count as the same; 1 is equal."""
+    against: tuple[str, ...] = ()
+    """Further evaluation sets (BEIR folders, or files with a query per row), relative to data.root."""
 
 
 class ReferenceConfig(TrainingConfig):
@@ -287,6 +349,7 @@ class Study(Section):
     data: DataConfig
     model: ModelConfig
     mining: MiningConfig = MiningConfig()
+    leakage: LeakageConfig = LeakageConfig()
     reference: ReferenceConfig = ReferenceConfig()
     weights: WeightsConfig = WeightsConfig()
     robust: RobustConfig = RobustConfig()
@@ -300,6 +363,11 @@ class Study(Section):
     def locate(self, path: str) -> Path:
         """Return a path of the data or evaluation section as seen from the working directory."""
         return Path(self.data.root, path)
+
+    def files_of(self, dataset: str) -> tuple[str | Path, ...]:
+        """Return the files and folders of a dataset as seen from the working directory; hub names as they are."""
+        paths = self.data.datasets[dataset].paths
+        return tuple(path if path.startswith("hf://") else self.locate(path) for path in paths)
 
     def fill_root(self, base: str) -> str:
         """Return the name of an encoder with `{root}` replaced by data.root."""
@@ -322,8 +390,8 @@ def options(section: type[Section] = Study, prefix: str = "") -> list[str]:
     """List every option of a study by its dotted name; `*` stands for the name of a dataset or task.
 
     Example:
-        >>> [name for name in options() if name.startswith("mining")]
-        ['mining.when', 'mining.encoder', 'mining.ranks', 'mining.negatives']
+        >>> [name for name in options() if name.startswith("leakage")]
+        ['leakage.gate', 'leakage.level', 'leakage.similarity', 'leakage.against']
     """
     names: list[str] = []
     for name, field in section.model_fields.items():

@@ -265,7 +265,7 @@ def test_second_call_maps_the_rows_without_reading_the_source(tmp_path, monkeypa
     first = read_dataset("n", path, cache=tmp_path / "cache")
     monkeypatch.setattr(reading, "hash_file", forbid)
     monkeypatch.setattr(store, "hash_file", forbid)
-    monkeypatch.setattr(Source, "records", forbid)
+    monkeypatch.setattr(Source, "streams", forbid)
     second = read_dataset("n", path, cache=tmp_path / "cache")
     assert second.info == first.info
     assert queries(second) == queries(first)
@@ -341,7 +341,7 @@ def test_a_copied_cache_is_used_as_it_is(tmp_path, monkeypatch):
     path = numbered(5, tmp_path)
     first = read_dataset("n", path, cache=tmp_path / "cache")
     shutil.copytree(tmp_path / "cache", tmp_path / "moved", copy_function=shutil.copyfile)
-    monkeypatch.setattr(Source, "records", forbid)
+    monkeypatch.setattr(Source, "streams", forbid)
     assert queries(read_dataset("n", path, cache=tmp_path / "moved")) == queries(first)
 
 
@@ -370,14 +370,14 @@ def test_an_error_in_the_middle_leaves_the_cache_empty(tmp_path, small_batches):
 
 
 def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    path, records = numbered(5, tmp_path), Source.records
+    path, streams = numbered(5, tmp_path), Source.streams
 
-    def growing(source, kept):
+    def growing(source):
         with path.open("a") as file:
             file.write("\n")
-        return records(source, kept)
+        return streams(source)
 
-    monkeypatch.setattr(Source, "records", growing)
+    monkeypatch.setattr(Source, "streams", growing)
     with pytest.raises(DataError, match="changed while it was read"):
         read_dataset("n", path, cache=tmp_path / "cache")
     assert entries(tmp_path / "cache") == []

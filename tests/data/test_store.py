@@ -52,3 +52,13 @@ def test_rows_are_counted_in_the_source_whatever_was_selected(rows):
         passages_of(rows[22])[0],
         passages_of(rows[1])[1],
     ]
+
+
+def test_iteration_gives_the_rows_one_by_one_whatever_was_selected(rows, monkeypatch):
+    for at_once in (1, 3, 100):
+        monkeypatch.setattr("tdro.data.store._ROWS_AT_ONCE", at_once)
+        assert list(rows) == [rows[i] for i in range(len(rows))]
+        for numbers in ([4], [7, 3, 4, 5, 6, 6], [2, 3, 4, 5, 21, 22], [22, 21]):
+            chosen = rows.select(np.array(numbers))
+            assert list(chosen) == [rows[i] for i in numbers]
+            assert list(chosen.select(np.array([0]))) == [rows[numbers[0]]]

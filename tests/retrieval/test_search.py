@@ -25,6 +25,15 @@ def test_tie_goes_to_the_smaller_id_in_string_order() -> None:
     assert hits.indices_QK.tolist() == [[2, 1, 0]]
 
 
+def test_places_among_equal_scores_can_be_given_instead_of_ids() -> None:
+    rng = np.random.default_rng(0)
+    query_QD, corpus_PD = rng.integers(-1, 2, size=(9, 3)), rng.integers(-1, 2, size=(60, 3))
+    ids = [f"d{i}" for i in rng.permutation(60)]
+    places = np.argsort(np.argsort(ids))
+    expected = search(query_QD, corpus_PD, ids, 20)
+    assert np.array_equal(search(query_QD, corpus_PD, places, 20, corpus_block=7).indices_QK, expected.indices_QK)
+
+
 @pytest.mark.parametrize("corpus_block", [1, 2, 3, 4, 100])
 def test_tie_across_the_cut_keeps_the_smaller_id(corpus_block: int) -> None:
     corpus_PD = np.array([[1.0], [1.0], [2.0], [1.0]])

@@ -7,10 +7,12 @@ import torch
 from studies import tiny_study
 
 from tdro.data.mixture import HomogeneousMixture
+from tdro.errors import ConfigError, DataError
 from tdro.models.encoder import embed
 from tdro.training import contrastive_step
 from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.negatives import negatives
+from tdro.training.pipeline import run_study
 from tdro.training.prefetch import Prefetch
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
@@ -18,7 +20,7 @@ from tdro.training.texts import TextSource
 TEMPERATURE = 0.05
 
 
-def make_step(folder, family: str, max_tokens: int = 120, graph_tokens: int = 0):
+def make_step(folder, family: str, max_tokens: int = 120, graph_tokens: int = 0, own_only: tuple[str, ...] = ()):
     """A step in float64 over a dataset whose passages are shared by many queries, some of which ask the same."""
     study = tiny_study(folder, family, model={"precision": "float64"}, reference={"passages_per_query": 3})
     shared = [{"docid": f"n{j}", "text": f"bee hive {j}"} for j in range(4)]
@@ -34,8 +36,18 @@ def make_step(folder, family: str, max_tokens: int = 120, graph_tokens: int = 0)
     model = run.load_base()
     mixture = HomogeneousMixture({n: len(r) for n, r in datasets.items()}, {"one": 1.0}, 8, 42)
     source = TextSource(datasets, study.data, model, 42)
+    factor_G = [2.0, 1.0, 1.0]
     step = ContrastiveStep(
-        model, source, mixture, list(datasets), [2.0, 1.0, 1.0], study.reference, run.device, max_tokens, graph_tokens
+        model,
+        source,
+        mixture,
+        list(datasets),
+        factor_G,
+        study.reference,
+        run.device,
+        max_tokens,
+        graph_tokens,
+        own_only,
     )
     return step, model, source.texts(mixture.draw(0), 3)
 
@@ -68,6 +80,34 @@ def test_gradient_equals_the_slow_version_with_shared_passages_and_repeated_ques
         assert found.keys() == expected.keys()
         difference = torch.cat([(found[name] - expected[name]).flatten() for name in expected])
         assert difference.norm() <= 1e-7 * torch.cat([g.flatten() for g in expected.values()]).norm()
+
+
+def test_without_in_batch_negatives_a_query_sees_its_own_passages_alone(tmp_path):
+    step, model, texts = make_step(tmp_path, "bert", own_only=("one",))
+    passages, losses = iter(texts.passages_P), []
+    for query, count in zip(texts.queries_B, texts.count_B.tolist(), strict=True):
+        passage_ND = torch.cat([embed(model, [next(passages)]) for _ in range(count)])
+        losses.append(-torch.log_softmax(passage_ND @ embed(model, [query])[0] / TEMPERATURE, 0)[0])
+    expected_loss = 2.0 * torch.stack(losses).mean()
+    expected_loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    assert step.backward(0, 0)["loss"] == pytest.approx(float(expected_loss.detach()), rel=1e-7)
+    difference = torch.cat([(p.grad - expected[n]).flatten() for n, p in model.named_parameters() if n in expected])
+    assert difference.norm() <= 1e-7 * torch.cat([g.flatten() for g in expected.values()]).norm()
+
+
+def test_datasets_without_in_batch_negatives_need_their_own(tmp_path):
+    datasets = {"one": {"path": "train/one.jsonl", "in_batch_negatives": False}}
+    alone = tiny_study(tmp_path, "static", data={"datasets": datasets}, reference={"passages_per_query": 1})
+    with pytest.raises(ConfigError, match="negatives of their own"):
+        run_study(Run(alone), "reference")
+    path = tmp_path / "root" / "train" / "one.jsonl"
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(lines[0]), "negative_passages": []}), *lines[1:]]), "utf-8")
+    lacking = tiny_study(tmp_path, "static", data={"datasets": datasets}, mining={"when": "never"})
+    with pytest.raises(DataError, match="rows without negatives"):
+        run_study(Run(lacking), "reference")
 
 
 def test_a_shared_passage_is_embedded_once(tmp_path, monkeypatch):

@@ -156,7 +156,13 @@ def _source(study: Study, name: str, root: str) -> "Source":
     mined = study.run_folder / "data" / "negatives" / f"{name}.jsonl"
     if not root and study.mining.when != "never" and mined.exists():
         return find_source(mined)
-    path = Path(root or study.data.root, study.data.datasets[name].path)
+    paths = study.data.datasets[name].paths
+    if len(paths) > 1 or paths[0].startswith("hf://"):
+        do = "write it into one file with tdro convert, and name that file in the study"
+        raise ConfigError(
+            "only a dataset of one file or folder can be handed on", where=f"dataset {name}", saw=paths, do=do
+        )
+    path = Path(root or study.data.root, paths[0])
     if not path.exists():
         do = "go to the folder that the study was run from, or give --root FOLDER that has this file"
         raise DataError("the dataset is not there", where=f"dataset {name}", saw=str(path), do=do)

@@ -1,5 +1,6 @@
 """`tdro VERB ...`: finds the verb, and turns errors into one block of text and an exit code."""
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,12 @@ STUDY_VERBS = {
     "weights": "up to stage 1: the weights",
     "robust": "up to stage 2: the model with the learned mixture",
     "evaluate": "evaluate the models that are there",
+}
+OTHER_VERBS = {
+    "export": "the mixture of a run, for other trainers",
+    "check": "read every dataset of a study and say what is wrong with it",
+    "convert": "write datasets in another layout",
+    "dedup": "find and remove training rows that leak evaluation queries",
 }
 HELP = """\
 usage: tdro VERB ...
@@ -34,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done, 2 user error, 3 environment, 130 interrupted with state saved.
+        0 done, 1 done but a check failed, 2 user error, 3 environment, 130 interrupted with state saved.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -43,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verbs = {
             "demo": "build demo datasets from this machine's documentation and run the method on them",
             **STUDY_VERBS,
-            "export": "the mixture of a run, for other trainers",
+            **OTHER_VERBS,
         }
         print(HELP.format(verbs="\n".join(f"  {verb:10} {what}" for verb, what in verbs.items())), end="")
         return 0
@@ -80,16 +87,19 @@ def _dispatch(verb: str, arguments: list[str]) -> int:
         from tdro.cli import replay
 
         return replay.command(arguments)
-    if verb == "export":
-        from tdro.cli import export
+    if verb in OTHER_VERBS:
+        module = importlib.import_module(f"tdro.cli.{verb}")
+        return int(module.command(arguments))
+    if verb == "mine" and arguments and not arguments[0].endswith((".yaml", ".yml", "-h", "--help")):
+        from tdro.cli import mine
 
-        return export.command(arguments)
+        return mine.command(arguments)
     if verb in STUDY_VERBS:
         from tdro.cli import study
 
         return study.command(verb, STUDY_VERBS[verb], arguments)
     import difflib
 
-    close = difflib.get_close_matches(verb, ["demo", *STUDY_VERBS, "export"], n=1)
+    close = difflib.get_close_matches(verb, ["demo", *STUDY_VERBS, *OTHER_VERBS], n=1)
     do = f"did you mean {close[0]!r}?" if close else "see tdro --help"
     raise ConfigError("unknown verb", saw=verb, do=do)

@@ -21,7 +21,9 @@ STOPPING_STRATEGY = "all_exhausted"
 PROMPT_TYPE = "chat_template"
 """How axolotl reads rows unless it is told otherwise."""
 
-_BUILDERS = {"jsonl": "json", "jsonl.gz": "json", "parquet": "parquet", "arrow": "arrow"}
+_BUILDERS = {
+    "jsonl": "json", "jsonl.gz": "json", "parquet": "parquet", "arrow": "arrow", "csv": "csv", "csv.gz": "csv",
+}  # fmt: skip
 _SEEDS = 2**32  # ms-swift and axolotl hand their seed to numpy's older generator, which takes 32 bits
 _AXOLOTL = """\
 # The mixture of a tdro run for axolotl: {examples} queries, all in one epoch.
@@ -86,7 +88,7 @@ def as_interleave(probabilities: Mapping[str, float], sources: Mapping[str, Sour
     shares = _shares(probabilities)
     content = {
         "datasets": list(shares),
-        "builders": [_BUILDERS[sources[name].kind] for name in shares],
+        "builders": [_builder(sources[name]) for name in shares],
         "data_files": [_files(sources[name]) for name in shares],
         "probabilities": list(shares.values()),
         "seed": seed,
@@ -223,10 +225,18 @@ def _path(source: Source) -> str:
     return str(source.files[0] if len(source.files) == 1 else source.files[0].parent)
 
 
+def _builder(source: Source) -> str:
+    """The `datasets` builder that reads the files of a dataset."""
+    if source.kind not in _BUILDERS:
+        do = "write it as jsonl with tdro convert, and name that file in the study"
+        raise ConfigError("other trainers do not read this kind of file", where=source.files[0], saw=source.kind, do=do)
+    return _BUILDERS[source.kind]
+
+
 def _axolotl_files(source: Source) -> dict[str, Any]:
     """The keys by which axolotl finds a dataset; files are listed, as a saved dataset by its folder has no slices."""
     files = {"data_files": _files(source)} if len(source.files) > 1 else {}
-    return {"path": _path(source), **files, "ds_type": _BUILDERS[source.kind]}
+    return {"path": _path(source), **files, "ds_type": _builder(source)}
 
 
 def _to_json(content: object) -> str:

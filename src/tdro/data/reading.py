@@ -1,58 +1,69 @@
-"""Read datasets of any accepted form into memory-mapped rows, once; write rows.
+"""Read datasets of any accepted form into memory-mapped rows, once.
 
 files -> records (`sources`) -> rows (`layouts`) -> Arrow on disk (`store`). The first call checks every row and
 stores the dataset in `cache/FINGERPRINT/`; later calls map what is there. The fingerprint covers the bytes of the
 files, the dataset's name, the sample and the version of the stored form.
 """
 
-import gzip
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext, suppress
-from itertools import repeat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import count, repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tdro.config import Study
+from tdro.data.hub import fetch, is_address
 from tdro.data.layouts import RowParser
-from tdro.data.records import DatasetInfo, Passage, Row
+from tdro.data.lines import decode
+from tdro.data.records import DatasetInfo, Row
 from tdro.data.sources import Source, find_source
-from tdro.data.store import Rows, hash_file, open_entry, replacing, stamp, write_entry
+from tdro.data.store import Rows, hash_file, open_entry, stamp, write_entry
+from tdro.data.writing import write_rows
 from tdro.errors import ConfigError, DataError, EnvironmentProblem
-from tdro.files import write_json
+from tdro.files import cache_folder, write_json
 
-__all__ = ["Rows", "content_hash", "read_dataset", "write_rows"]
+__all__ = ["Rows", "Scan", "content_hash", "read_dataset", "read_study_dataset", "scan_rows", "write_rows"]
 
 _STORED_FORM = 1  # part of every fingerprint: raise it when the rows stored of the same files would differ
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this could change again under the same time stamp
 
 
-def read_dataset(name: str, path: str | Path, *, cache: str | Path, max_rows: int | None = None, seed: int = 0) -> Rows:
+def read_dataset(
+    name: str,
+    path: str | Path | Sequence[str | Path],
+    *,
+    cache: str | Path,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> Rows:
     """Read a dataset, or map what an earlier call has read.
 
-    The source is a `.jsonl`, `.jsonl.gz` or `.parquet` file, a folder of such files (of one kind, read in the order
-    of their names) or a folder saved by `datasets.save_to_disk`. The first row tells the layout (`tdro.data.layouts`).
-    Every row that is kept is checked; the first bad one ends the call and leaves nothing in the cache. Memory grows
-    neither with the rows nor with the files.
+    A source is a `.jsonl`, `.json`, `.csv`, `.tsv` (each also `.gz`) or `.parquet` file, a folder of such files (of
+    one kind, read in the order of their names), a folder saved by `datasets.save_to_disk`, a BEIR folder
+    (`FOLDER#SPLIT`, or `FOLDER` for the split `train`) or `hf://OWNER/NAME:SPLIT`. Several sources, of any kinds and
+    layouts, become one dataset. The first row of a source tells its layout (`tdro.data.layouts`). Every row that is
+    kept is checked; the first bad one ends the call and leaves nothing in the cache. Memory grows neither with the
+    rows nor with the files; of a BEIR folder, an index of its texts and judgements is held while it is read.
 
     Args:
         name: The dataset's name; it starts the query ids that are made where the source has none.
-        path: The file or folder.
+        path: The source, or several.
         cache: Folder of the stored rows; made if absent, shared by processes, safe to delete between runs.
         max_rows: Keep a uniform random sample of this many rows, in file order; None keeps all. Rows outside the
             sample are not checked.
         seed: Seed of the sample.
 
     Returns:
-        The rows, memory-mapped.
+        The rows, memory-mapped. Scores, ranks and prompts of the source are not kept; `Scan` reads them.
 
     Raises:
         DataError: The source or one of its rows cannot be used; says where, the value seen and what to do.
-        ConfigError: `max_rows` is below 1 or `seed` below 0.
-        EnvironmentProblem: The cache cannot be written.
+        ConfigError: `max_rows` is below 1 or `seed` below 0, or no path is given.
+        EnvironmentProblem: The cache cannot be written, or the hub not be reached.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -63,76 +74,167 @@ def read_dataset(name: str, path: str | Path, *, cache: str | Path, max_rows: in
         ...     len(rows), rows.info.layout, rows[0].negatives[0].text
         (1, 'flagembedding', 'trees')
     """
-    path, cache = Path(path), Path(cache)
-    if max_rows is not None and max_rows < 1:
-        raise ConfigError("max_rows must be at least 1", where=name, saw=max_rows, do="leave it out to keep all rows")
+    paths, cache = [path] if isinstance(path, str | Path) else list(path), Path(cache)
+    if not paths:
+        raise ConfigError("a dataset needs a file", where=name, do="give at least one path")
     if seed < 0:
         raise ConfigError("seed must not be negative", where=name, saw=seed, do="give 0 or a positive whole number")
-    source = find_source(path)
-    stamps, content = _content(source, cache)
-    sample = None if max_rows is None else (max_rows, seed)
-    fingerprint = _hash_text(json.dumps([_STORED_FORM, name, source.kind, content, sample]))
-    parser = RowParser(name)
+    sources = [_locate(path, cache) for path in paths]
+    stamps, contents = zip(*(_content(source, cache) for source in sources), strict=True)
+    sample = None if max_rows is None else (_checked(max_rows, name), seed)
+    read = [[source.kind, content] for source, content in zip(sources, contents, strict=True)]
+    fingerprint = _hash_text(json.dumps([_STORED_FORM, name, *(read[0] if len(read) == 1 else [read]), sample]))
+    shown = ", ".join(map(str, paths))
+    parsers = [RowParser(name) for _ in sources]
 
-    def describe(count: int) -> DatasetInfo:
+    def rows() -> Iterator[Row]:
+        """Read the sources one after the other."""
+        kept = repeat(True) if sample is None else _sample(_count(sources, paths), *sample)
+        numbers = count(1)
+        for source, parser in zip(sources, parsers, strict=True):
+            for number, place, record in source.records(kept, numbers):
+                yield parser.parse(record, place, number)
+
+    def describe(rows: int) -> DatasetInfo:
         """Return what is known once every row was read."""
-        if parser.layout is None:
-            raise DataError("empty dataset", where=path, do="give a file with at least one row")
-        if stamps != [stamp(file) for file in source.files]:
-            raise DataError("the dataset changed while it was read", where=path, do="run again when it is complete")
-        return DatasetInfo(name, str(path), parser.layout.name, count, fingerprint)
+        layouts = [_layout(source, parser) for source, parser in zip(sources, parsers, strict=True)]
+        for path, layout in zip(paths, layouts, strict=True):
+            if layout is None and sample is None:
+                raise _empty(path)
+        if list(stamps) != [_stamps(source) for source in sources]:
+            raise DataError("the dataset changed while it was read", where=shown, do="run again when it is complete")
+        return DatasetInfo(name, shown, " + ".join(dict.fromkeys(filter(None, layouts))), rows, fingerprint)
 
     for _ in range(3):  # a damaged entry can be replaced by another process between writing and opening
-        if (rows := open_entry(cache / fingerprint, name, path)) is not None:
-            return rows
-        kept = repeat(True) if sample is None else _sample(source.count(), *sample)
-        records = source.records(kept)
-        write_entry(cache / fingerprint, (parser.parse(r, place, n) for n, place, r in records), describe)
+        if (stored := open_entry(cache / fingerprint, name, shown)) is not None:
+            return stored
+        write_entry(cache / fingerprint, rows(), describe)
     raise EnvironmentProblem("stored rows cannot be read back", where=cache / fingerprint, do="check the disk")
 
 
-def write_rows(rows: Iterable[Row], path: str | Path) -> int:
-    """Write rows as tDRO/Tevatron jsonl, packed where the name ends in `.gz`.
+def read_study_dataset(study: Study, name: str) -> Rows:
+    """Read a dataset of a study with the study's options, through the cache of this machine."""
+    max_rows = study.data.datasets[name].max_rows or study.data.max_rows
+    cache = cache_folder() / "datasets"
+    return read_dataset(name, study.files_of(name), cache=cache, max_rows=max_rows, seed=study.seed)
 
-    The file appears under its name only when it is complete. The same rows give the same bytes. An empty title is
-    left out.
+
+class Scan:
+    """Every record of a dataset, one after the other: its place, and its row or what is wrong with it.
+
+    A bad record does not end the scan. What cannot be read any further, such as a gzip file that is cut off, gives
+    one last error, and the next file follows. Nothing is stored.
 
     Args:
-        rows: The rows; read once, one at a time.
-        path: A name that ends in `.jsonl` or `.jsonl.gz`; its folder is made if absent.
+        name: The dataset's name; it starts the query ids that are made where the source has none.
+        paths: Files, folders and addresses, as for `read_dataset`.
+        max_rows: Look at a uniform random sample of this many rows only, the one that `read_dataset` draws.
+        seed: Seed of the sample.
 
-    Returns:
-        How many rows were written.
-
-    Raises:
-        ConfigError: The name ends in something else.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> row = Row("q1", "who dances", (Passage("d1", "", "bees"),), ())
-        >>> with TemporaryDirectory() as folder:
-        ...     file = Path(folder, "bees.jsonl")
-        ...     write_rows([row], file), file.read_text(encoding="utf-8")[:44]
-        (1, '{"query_id": "q1", "query": "who dances", "p')
+    Attributes:
+        layouts: Path -> layout; filled while the rows are read.
+        unread: Columns, and fields of passages, that were there and have no place in a row.
+        cut_short: The errors after which something of a file was left unread.
     """
-    path = Path(path)
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ConfigError("cannot write this kind of file", where=path, do="let its name end in .jsonl or .jsonl.gz")
-    count = 0
-    with (
-        replacing(path) as file,
-        gzip.GzipFile("", "wb", 6, file, mtime=0) if path.suffix == ".gz" else nullcontext(file) as out,
-    ):
-        for row in rows:
-            out.write(json.dumps(_tevatron(row), ensure_ascii=False).encode() + b"\n")
-            count += 1
-    return count
+
+    def __init__(self, name: str, paths: Sequence[str | Path], *, max_rows: int | None = None, seed: int = 0) -> None:
+        self._name, self._paths = name, paths
+        self._sample = None if max_rows is None else (_checked(max_rows, name), seed)
+        self.layouts: dict[str, str] = {}
+        self.unread: set[str] = set()
+        self.cut_short: list[DataError] = []
+
+    def __iter__(self) -> Iterator[tuple[str, Row | DataError]]:
+        cache = cache_folder() / "datasets"
+        kept: Iterator[bool] = repeat(True)
+        if self._sample is not None:
+            sources = [_locate(path, cache) for path in self._paths]
+            kept = _sample(_count(sources, self._paths), *self._sample)
+        numbers = count(1)
+        for path in self._paths:
+            try:
+                source = _locate(path, cache)
+            except DataError as problem:
+                yield self._stop(problem)
+                continue
+            parser = RowParser(self._name)
+            for stream in source.streams():
+                try:
+                    for (place, unit), number, keep in zip(stream, numbers, kept, strict=False):
+                        if keep:
+                            try:
+                                found: Row | DataError = parser.parse(decode(unit, place), place, number)
+                            except DataError as problem:
+                                found = problem
+                            yield place, found
+                except DataError as problem:
+                    yield self._stop(problem)
+            self.layouts[str(path)] = _layout(source, parser) or "none"
+            self.unread |= parser.unread
+
+    def _stop(self, problem: DataError) -> tuple[str, DataError]:
+        """Note an error after which a file is left."""
+        self.cut_short.append(problem)
+        return str(problem.where), problem
+
+
+def scan_rows(name: str, paths: Sequence[str | Path]) -> Iterator[tuple[str, Row | DataError]]:
+    """Yield the place of every record of a dataset and its row, or what is wrong with it; go on after a bad record.
+
+    What cannot be read any further, such as a gzip file that is cut off, gives one last error; the next file follows.
+
+    Args:
+        name: The dataset's name; it starts the query ids that are made where the source has none.
+        paths: Files, folders and addresses, as for `read_dataset`.
+
+    Yields:
+        `file:line` (or `file:row N` of a table), and the row or a DataError.
+    """
+    return iter(Scan(name, paths))
+
+
+def _locate(path: str | Path, cache: Path) -> Source:
+    """Find the files of a path; a dataset of the hub is fetched."""
+    return find_source(fetch(str(path), cache / "hub") if is_address(path) else Path(path))
+
+
+def _layout(source: Source, parser: RowParser) -> str | None:
+    """Return the layout of a source, once a row of it was read."""
+    if parser.layout is None:
+        return None
+    return "beir" if source.kind == "beir" else parser.layout.name
+
+
+def _empty(path: str | Path) -> DataError:
+    """Say that a source has no rows."""
+    return DataError("empty dataset", where=path, do="give a file with at least one row")
+
+
+def _checked(max_rows: int, name: str) -> int:
+    """Return the size of a sample, checked."""
+    if max_rows < 1:
+        raise ConfigError("max_rows must be at least 1", where=name, saw=max_rows, do="leave it out to keep all rows")
+    return max_rows
+
+
+def _count(sources: Sequence[Source], paths: Sequence[str | Path]) -> int:
+    """Count the rows of all sources; each must have some."""
+    counts = [source.count() for source in sources]
+    for path, rows in zip(paths, counts, strict=True):
+        if rows == 0:
+            raise _empty(path)
+    return sum(counts)
+
+
+def _stamps(source: Source) -> list[list[int]]:
+    """Return the stamps of the source's files."""
+    return [stamp(file) for file in source.files]
 
 
 def _content(source: Source, cache: Path) -> tuple[list[list[int]], list[str]]:
     """Return the stamps of the source's files, taken first, and the hashes of their bytes."""
     try:
-        return [stamp(file) for file in source.files], [content_hash(file, cache) for file in source.files]
+        return _stamps(source), [content_hash(file, cache) for file in source.files]
     except OSError as problem:
         where = problem.filename
         raise DataError("file cannot be read", where=where, saw=problem.strerror, do="check its rights") from None
@@ -177,19 +279,3 @@ def _sample(total: int, wanted: int, seed: int) -> Iterator[bool]:
         taken = random.random() * left < wanted
         wanted -= taken
         yield taken
-
-
-def _tevatron(row: Row) -> dict[str, Any]:
-    """Return a row as it is written."""
-    return {
-        "query_id": row.query_id,
-        "query": row.query,
-        "positive_passages": [_written(passage) for passage in row.positives],
-        "negative_passages": [_written(passage) for passage in row.negatives],
-    }
-
-
-def _written(passage: Passage) -> dict[str, str]:
-    """Return a passage as it is written."""
-    title = {"title": passage.title} if passage.title else {}
-    return {"docid": passage.id, **title, "text": passage.text}

@@ -1,31 +1,34 @@
 """Find the files of a dataset and yield their records, each with its place (`file:line` or `file:row N`)."""
 
-import codecs
 import difflib
-import gzip
-import io
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tdro.data.beir import beir_records, count_beir, find_beir, is_beir
+from tdro.data.delimited import DELIMITERS, delimited_records
+from tdro.data.lines import decode, json_records
 from tdro.errors import DataError
 
 _KINDS = {
     ".jsonl": "jsonl",
     ".json": "jsonl",
-    ".jsonl.gz": "jsonl.gz",
-    ".json.gz": "jsonl.gz",
+    ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
 }
-_ACCEPTED = "give a .jsonl, .jsonl.gz or .parquet file, a folder of them, or a folder saved by datasets.save_to_disk"
+_ACCEPTED = (
+    "give a .jsonl, .json, .csv, .tsv (each also .gz) or .parquet file, a folder of them, "
+    "a folder saved by datasets.save_to_disk, or a BEIR folder"
+)
 _SPLIT = re.compile(r"(?<![a-z])(train|dev|valid|validation|val|test|eval)(?![a-z])")
 _TABLE_ROWS = 1_000  # rows of a table that are turned into Python objects at a time
 
@@ -35,39 +38,54 @@ class Source:
     """The files of one dataset, all of one kind, in the order they are read.
 
     Args:
-        kind: "jsonl", "jsonl.gz", "parquet" or "arrow" (saved by `datasets.save_to_disk`).
-        files: At least one file.
+        kind: "jsonl", "csv", "tsv" (each also with ".gz"), "parquet", "arrow" (saved by `datasets.save_to_disk`) or
+            "beir".
+        files: At least one file; of a BEIR folder, corpus, queries and qrels.
     """
 
     kind: str
     files: tuple[Path, ...]
 
     def count(self) -> int:
-        """Count the rows without reading what is in them (a gzip file is unpacked for it)."""
-        if self.kind in ("jsonl", "jsonl.gz"):
-            return sum(1 for file in self.files for _ in _lines(file, self.kind))
-        return sum(_count_table(file, self.kind) for file in self.files)
+        """Count the records without checking what is in them (a gzip file is unpacked for it)."""
+        if self.kind == "beir":
+            return count_beir(self.files[2])
+        if self.kind in ("parquet", "arrow"):
+            return sum(_count_table(file, self.kind) for file in self.files)
+        return sum(1 for stream in self.streams() for _ in stream)
 
-    def records(self, kept: Iterable[bool]) -> Iterator[tuple[int, str, Any]]:
-        """Yield number (from 1), place and content of every row that is kept.
+    def records(self, kept: Iterable[bool], numbers: Iterator[int] | None = None) -> Iterator[tuple[int, str, Any]]:
+        """Yield number, place and content of every row that is kept.
 
         Args:
             kept: One bool per row, in order; reading ends with it.
+            numbers: Where the rows' numbers are taken from; None counts from 1.
 
         Raises:
             DataError: A file cannot be read, or a kept line is not UTF-8 or not JSON.
         """
-        units = (unit for file in self.files for unit in _units(file, self.kind))
-        for number, ((place, unit), keep) in enumerate(zip(units, kept, strict=False), start=1):
+        units = (unit for stream in self.streams() for unit in stream)
+        for (place, unit), number, keep in zip(units, numbers or count(1), kept, strict=False):
             if keep:
-                yield number, place, _decode(unit, place) if isinstance(unit, bytes) else unit
+                yield number, place, decode(unit, place)
+
+    def streams(self) -> Iterator[Iterator[tuple[str, Any]]]:
+        """Yield, for each file, the places of its records and what `decode` turns into their contents.
+
+        A stream that raises a DataError cannot be read any further; the next one can.
+        """
+        if self.kind == "beir":
+            yield beir_records(*self.files)
+        else:
+            yield from (_units(file, self.kind) for file in self.files)
 
 
 def find_source(path: Path) -> Source:
     """Find out what a path holds.
 
     Args:
-        path: A data file, a folder of part files, or a folder saved by `datasets.save_to_disk`.
+        path: A data file, a folder of part files, a folder saved by `datasets.save_to_disk`, or a BEIR folder. The
+            latter two may be followed by `#SPLIT`; the split of a BEIR folder is `train` where none is given.
 
     Raises:
         DataError: Nothing is there, or nothing that can be read as one dataset.
@@ -79,10 +97,16 @@ def find_source(path: Path) -> Source:
           where: no-such-folder
           do:    check the path
     """
-    if not path.exists():
-        raise _missing(path)
-    if path.is_dir():
-        return _folder(path)
+    try:
+        if not path.exists() and "#" in path.name:
+            folder, _, split = path.name.rpartition("#")
+            return _split(path.with_name(folder), split)
+        if not path.exists():
+            raise _missing(path)
+        if path.is_dir():
+            return _folder(path)
+    except (OSError, ValueError) as problem:  # rights, a name that is too long, a NUL character
+        raise DataError("path cannot be looked at", where=path, saw=str(problem), do="check name and rights") from None
     kind = _kind(path)
     if kind is None:
         raise DataError("unknown kind of file", where=path, saw="".join(path.suffixes), do=_ACCEPTED)
@@ -92,11 +116,28 @@ def find_source(path: Path) -> Source:
 def _kind(file: Path) -> str | None:
     """Tell the kind of a file by its name; None where it is no data file."""
     name = file.name.lower()
-    return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), None)
+    packed = ".gz" if name.endswith(".gz") else ""
+    kind = next((kind for suffix, kind in _KINDS.items() if name.removesuffix(".gz").endswith(suffix)), None)
+    return None if kind is None or (packed and kind == "parquet") else kind + packed
+
+
+def _split(folder: Path, split: str) -> Source:
+    """Find a split of a BEIR folder, or of several saved datasets."""
+    if folder.is_dir() and is_beir(folder):
+        return Source("beir", find_beir(folder, split))
+    if (folder / "dataset_dict.json").is_file() and split and (folder / split).is_dir():
+        return _folder(folder / split)
+    if not folder.is_dir():
+        raise _missing(folder)
+    do = "leave #SPLIT out, or give a BEIR folder or a folder saved by datasets.save_to_disk"
+    raise DataError("the folder has no such split", where=folder, saw=split, do=do)
 
 
 def _missing(path: Path) -> DataError:
     """Say what exists instead of a path: the closest names beside it, or the part of the path that is there."""
+    if path.is_symlink():
+        do = "make the link again, or give the file itself"
+        return DataError("symbolic link to nothing", where=path, saw=str(path.readlink()), do=do)
     do = "check the path"
     if path.parent.is_dir():
         names = sorted(other.name for other in path.parent.iterdir())
@@ -113,13 +154,18 @@ def _folder(folder: Path) -> Source:
     """Find the data files of a folder."""
     if (folder / "state.json").is_file():
         return _saved_dataset(folder)
+    if is_beir(folder):
+        return Source("beir", find_beir(folder, "train"))
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(child.name for child in folder.iterdir() if child.is_dir())
         do = f"give the folder of one split, for example {folder / (splits[0] if splits else 'train')}"
         raise DataError("the folder holds several splits", where=folder, saw=splits, do=do)
     names = sorted(child.name for child in folder.iterdir())
-    files = [folder / name for name in names if not name.startswith((".", "_")) and (folder / name).is_file()]
+    files = [folder / name for name in names if not name.startswith((".", "_")) and not (folder / name).is_dir()]
     kinds = {file: kind for file in files if (kind := _kind(file)) is not None}
+    for file in kinds:
+        if not file.exists():
+            raise _missing(file)
     if not kinds:
         raise DataError("folder without data files", where=folder, saw=names, do=_ACCEPTED)
     if len(set(kinds.values())) > 1:
@@ -127,7 +173,7 @@ def _folder(folder: Path) -> Source:
         raise DataError("the folder holds data files of several kinds", where=folder, saw=saw, do=do)
     splits = sorted({match for file in kinds for match in _SPLIT.findall(file.name.lower())})
     if len(splits) > 1:
-        raise DataError("the folder holds several splits", where=folder, saw=splits, do="give one file")
+        raise DataError("the folder holds several splits", where=folder, saw=splits, do="give one file, or several")
     return Source(next(iter(kinds.values())), tuple(kinds))
 
 
@@ -151,10 +197,18 @@ def _saved_dataset(folder: Path) -> Source:
 
 
 def _units(file: Path, kind: str) -> Iterator[tuple[str, Any]]:
-    """Yield the place and the content of every row of a file: the bytes of a line, or a dict from a table."""
-    if kind in ("jsonl", "jsonl.gz"):
-        yield from _lines(file, kind)
-        return
+    """Yield the place and the content of every row of a file, for `decode`."""
+    form, packed = kind.removesuffix(".gz"), kind.endswith(".gz")
+    if form == "jsonl":
+        yield from json_records(file, packed)
+    elif form in DELIMITERS:
+        yield from delimited_records(file, form, packed)
+    else:
+        yield from _table_records(file, kind)
+
+
+def _table_records(file: Path, kind: str) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the content of every row of a Parquet file or an Arrow stream."""
     number = 0
     for batch in _tables(file, kind):
         with _table_problems(file, number):
@@ -162,49 +216,6 @@ def _units(file: Path, kind: str) -> Iterator[tuple[str, Any]]:
         for record in records:
             number += 1
             yield f"{file}:row {number}", record
-
-
-def _lines(file: Path, kind: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the place and the bytes of every line that is not blank, without a byte order mark, unpacked."""
-    number = 0
-    what, do = "file cannot be read", "check its rights and its disk"
-    try:
-        with file.open("rb") as raw:
-            packed = kind == "jsonl.gz" or raw.peek(2).startswith(b"\x1f\x8b")
-            stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
-            for number, line in enumerate(stream, start=1):
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                line = line.rstrip()
-                if line:
-                    yield f"{file}:{number}", line
-        return
-    except EOFError:
-        what, do, saw = "gzip file ends too early", "the file is cut off: copy or write it again", None
-    except (gzip.BadGzipFile, zlib.error) as problem:
-        what, do = "not a gzip file, or a damaged one", "write it again, or name it .jsonl if it is not packed"
-        saw = str(problem)
-    except OSError as problem:
-        saw = str(problem)
-    raise DataError(what, where=f"{file}:{number + 1}" if number else file, saw=saw, do=do)
-
-
-def _decode(line: bytes, place: str) -> Any:
-    """Read one line of JSON."""
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as problem:
-        near = line[max(0, problem.start - 30) : problem.start + 30]
-        do = f"save the file as UTF-8; byte {problem.start + 1} of the line is not"
-        raise DataError("not UTF-8", where=place, saw=near, do=do) from None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as problem:
-        what = f"not JSON: {problem.msg} at column {problem.pos + 1}"
-        saw = text[max(0, problem.pos - 30) : problem.pos + 30]
-    except (ValueError, RecursionError) as problem:
-        what, saw = f"not JSON that can be read: {problem}", text
-    raise DataError(what, where=place, saw=saw, do="write one JSON object per line")
 
 
 def _tables(file: Path, kind: str) -> Iterator[pa.RecordBatch]:

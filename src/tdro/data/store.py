@@ -23,6 +23,7 @@ from tdro.errors import EnvironmentProblem
 from tdro.files import atomic_path, write_json
 
 _BATCH_ROWS = 5_000
+_ROWS_AT_ONCE = 100  # rows that iteration holds at a time
 _BATCH_CHARACTERS = 16_000_000
 _PASSAGES = pa.list_(pa.struct([(field, pa.string()) for field in ("id", "title", "text")]))
 _SCHEMA = pa.schema(
@@ -77,7 +78,14 @@ class Rows:
         return Row(query_id[at].as_py(), query[at].as_py(), _unpack(positives[at]), _unpack(negatives[at]))
 
     def __iter__(self) -> Iterator[Row]:
-        return (self[i] for i in range(len(self)))
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            numbers = self.numbers_n[start : start + _ROWS_AT_ONCE]
+            if (np.diff(numbers) == 1).all():  # neighbours are unpacked together, three times as fast as one by one
+                for columns, part in self._parts(int(numbers[0]), int(numbers[-1]) + 1):
+                    texts = [column[part].to_pylist() for column in columns[:2]]
+                    yield from map(Row, *texts, *(_unpack_all(column[part]) for column in columns[2:]))
+            else:
+                yield from map(self.__getitem__, range(start, start + len(numbers)))
 
     @property
     def queries_n(self) -> np.ndarray:
@@ -164,7 +172,7 @@ class Rows:
         return np.concatenate(lengths).astype(np.int64)[self.numbers_n]
 
 
-def open_entry(entry: Path, name: str, path: Path) -> Rows | None:
+def open_entry(entry: Path, name: str, path: str | Path) -> Rows | None:
     """Map the rows of a cache entry.
 
     An Arrow file whose size or times are not those it was written with is read and compared with its hash, so that
@@ -298,6 +306,13 @@ def _pack(cells: list[tuple[Passage, ...]]) -> pa.ListArray:
 def _unpack(cell: pa.ListScalar) -> tuple[Passage, ...]:
     """Turn the passages of one row back into records."""
     return tuple(map(Passage, *(field.to_pylist() for field in cell.values.flatten())))
+
+
+def _unpack_all(cells: pa.ListArray) -> list[tuple[Passage, ...]]:
+    """Turn the passages of neighbouring rows back into records."""
+    passages = list(map(Passage, *(field.to_pylist() for field in cells.flatten().flatten())))
+    ends = np.cumsum(np.diff(cells.offsets.to_numpy())).tolist()
+    return [tuple(passages[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _full_texts(passages: pa.StructArray) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,23 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 """Turns n texts into a float32 array [n, D]; instructions and lengths are the function's own business."""
 
 _LOW = 2**32 - 1
+
+
+class Vectors(Protocol):
+    """Vectors [N, D] that are read slice by slice: an array, or embeddings on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D)."""
+        ...
+
+    def __len__(self) -> int:
+        """Count the vectors."""
+        ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray:
+        """Read vectors that follow each other."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +46,9 @@ class Hits:
 
 
 def search(
-    query_QD: np.ndarray,
-    corpus_PD: np.ndarray,
-    ids: Sequence[str],
+    query_QD: Vectors,
+    corpus_PD: Vectors,
+    ids: Sequence[str] | np.ndarray,
     k: int,
     *,
     query_block: int = 256,
@@ -43,12 +61,12 @@ def search(
     rule also decides who is kept when a tie crosses rank k. Every passage is compared, in float32.
     The blocks bound memory (`query_block * corpus_block` scores at a time) and never the order of
     equal scores, but a matrix product may round the same pair differently in another block shape.
-    The corpus is read once, block by block, so it may be a memory map.
+    The corpus is read once, block by block, so it may be a memory map or `tdro.retrieval.shards.Embeddings`.
 
     Args:
         query_QD: Query vectors [Q, D]; unit length if cosine is meant.
         corpus_PD: Passage vectors [P, D], P < 2**32.
-        ids: The P passage ids.
+        ids: The P passage ids; or int64 [P], where each passage stands among equal scores, which spares sorting ids.
         k: Passages kept per query; K = min(k, P).
         query_block: Queries per matrix product.
         corpus_block: Passages per matrix product.
@@ -68,7 +86,7 @@ def search(
     """
     _check(query_QD, corpus_PD, ids, k, query_block, corpus_block)
     depth = min(k, len(ids))
-    by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+    by_id = _order(ids)
     place_P = np.empty_like(by_id)
     place_P[by_id] = np.arange(len(ids))
     blocks = _blocks(query_QD, query_block, "queries", device)
@@ -81,6 +99,13 @@ def search(
             best[i] = found.topk(min(depth, found.shape[1])).values
     keys_QK = torch.cat(best).cpu() if best else torch.empty((0, depth), dtype=torch.int64)
     return Hits(indices_QK=by_id[(_LOW - (keys_QK & _LOW)).numpy()], scores_QK=_scores(keys_QK).numpy())
+
+
+def _order(ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Return the passages in the order in which equal scores are listed."""
+    if isinstance(ids, np.ndarray):
+        return np.argsort(ids, kind="stable")
+    return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
 
 
 def _best_keys(scores_QP: torch.Tensor, places_P: torch.Tensor, k: int) -> torch.Tensor:
@@ -113,12 +138,12 @@ def _scores(keys: torch.Tensor) -> torch.Tensor:
     return torch.where(order < 0, -magnitude, magnitude)
 
 
-def _blocks(vectors_ND: np.ndarray, size: int, what: str, device: str) -> list[torch.Tensor]:
+def _blocks(vectors_ND: Vectors, size: int, what: str, device: str) -> list[torch.Tensor]:
     """Cut vectors into float32 tensors of at most `size` rows."""
     return [_block(vectors_ND, start, size, what, device) for start in range(0, len(vectors_ND), size)]
 
 
-def _block(vectors_ND: np.ndarray, start: int, size: int, what: str, device: str) -> torch.Tensor:
+def _block(vectors_ND: Vectors, start: int, size: int, what: str, device: str) -> torch.Tensor:
     """Copy rows [start, start + size) to the device as float32, refusing NaN and infinity."""
     block_ND = torch.from_numpy(np.array(vectors_ND[start : start + size], dtype=np.float32))
     finite_N = block_ND.isfinite().all(dim=1)
@@ -127,14 +152,14 @@ def _block(vectors_ND: np.ndarray, start: int, size: int, what: str, device: str
         raise DataError(
             f"the vectors of the {what} contain NaN or infinity",
             where=f"row {row}",
-            saw=vectors_ND[row, :4].tolist(),
+            saw=block_ND[row - start, :4].tolist(),
             do="check the model's weights and the precision it was encoded with",
         )
     return block_ND.to(device)
 
 
 def _check(
-    query_QD: np.ndarray, corpus_PD: np.ndarray, ids: Sequence[str], k: int, query_block: int, corpus_block: int
+    query_QD: Vectors, corpus_PD: Vectors, ids: Sequence[str] | np.ndarray, k: int, query_block: int, corpus_block: int
 ) -> None:
     """Refuse sizes that cannot be searched."""
     for name, value in (("k", k), ("query_block", query_block), ("corpus_block", corpus_block)):
@@ -142,7 +167,7 @@ def _check(
             raise ConfigError(f"{name} must be at least 1", where=name, saw=value)
     if len(ids) == 0:
         raise DataError("the corpus to search is empty", do="give at least one passage")
-    if query_QD.ndim != 2 or corpus_PD.ndim != 2 or query_QD.shape[1] != corpus_PD.shape[1]:
+    if len(query_QD.shape) != 2 or len(corpus_PD.shape) != 2 or query_QD.shape[1] != corpus_PD.shape[1]:
         shapes = f"queries {query_QD.shape}, passages {corpus_PD.shape}"
         raise DataError("queries and passages need vectors of one dimension", saw=shapes)
     if len(ids) != len(corpus_PD):

@@ -1,6 +1,6 @@
 """Stages 0 and 2: InfoNCE over hard and in-batch negatives on homogeneous batches."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from tdro.config import TrainingConfig
-from tdro.core.losses import false_negatives, in_batch_loss
+from tdro.core.losses import false_negatives, hard_negative_loss, in_batch_loss, own_similarities
 from tdro.data.mixture import HomogeneousMixture
 from tdro.devices import Device
 from tdro.training.cached_step import cached_backward
@@ -34,6 +34,7 @@ class ContrastiveStep:
         device: Where and in which precision.
         max_tokens: Tokens of a micro-batch.
         graph_tokens: Tokens whose graphs may be in memory at once.
+        own_only: Datasets whose queries have no negatives but their own.
 
     Source: paper, equation (6). Departure: known positives are never counted as negatives.
     """
@@ -49,6 +50,7 @@ class ContrastiveStep:
         device: Device,
         max_tokens: int,
         graph_tokens: int = 0,
+        own_only: Collection[str] = (),
     ) -> None:
         self._model, self._names = model, names
         self._factor_G, self._device = factor_G, device
@@ -58,7 +60,8 @@ class ContrastiveStep:
             draw = mixture.draw(step)
             dataset = int(draw.dataset_B[0])
             texts = source.texts(draw, config.passages_per_query)
-            return dataset, BatchLoss(texts, config.temperature, factor_G[dataset], device)
+            in_batch = names[dataset] not in own_only
+            return dataset, BatchLoss(texts, config.temperature, factor_G[dataset], device, in_batch)
 
         self._batch = Prefetch(prepare, config.steps)
 
@@ -86,26 +89,35 @@ class BatchLoss:
         temperature: tau.
         factor: Factor of the loss.
         device: Where the embeddings are.
+        in_batch: Whether other queries' passages are negatives.
 
     Attributes:
         token_lists: The texts to embed: the queries, then every different passage once.
     """
 
-    def __init__(self, texts: StepTexts, temperature: float, factor: float, device: Device) -> None:
+    def __init__(
+        self, texts: StepTexts, temperature: float, factor: float, device: Device, in_batch: bool = True
+    ) -> None:
         keys_U, column_P = texts.passage_key_P.unique(return_inverse=True)
         first_U = torch.full((len(keys_U),), len(column_P)).scatter_reduce(
             0, column_P, torch.arange(len(column_P)), "amin"
         )
         self.token_lists = texts.queries_B + [texts.passages_P[p] for p in first_U.tolist()]
         excluded_E2 = false_negatives(texts.query_key_B, texts.passage_key_P, texts.positive_B, texts.known_K2)
-        self._column_P, self._positive_B, self._excluded_E2 = (
-            tensor.to(device.name) for tensor in (column_P, texts.positive_B, excluded_E2)
+        self._column_P, self._count_B, self._positive_B, self._excluded_E2 = (
+            tensor.to(device.name) for tensor in (column_P, texts.count_B, texts.positive_B, excluded_E2)
         )
-        self._temperature, self._factor = temperature, factor
+        self._temperature, self._factor, self._in_batch = temperature, factor, in_batch
 
     def __call__(self, embedding_nD: Tensor) -> Iterator[Tensor]:
         """Yield losses whose sum is the mean loss times the factor."""
         queries, passages = len(self._positive_B), len(self._column_P)
+        if not self._in_batch:
+            similarity_BN = own_similarities(
+                embedding_nD[:queries], embedding_nD[queries:][self._column_P], self._count_B
+            )
+            yield hard_negative_loss(similarity_BN, self._temperature).mean() * self._factor
+            return
         rows = max(1, SCORES // passages)
         for start in range(0, queries, rows):
             end = min(start + rows, queries)

@@ -5,15 +5,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from tdro.config import TaskConfig, fingerprint
+from tdro.config import Study, TaskConfig, fingerprint
 from tdro.data.examples import with_instruction
 from tdro.data.store import Rows
 from tdro.data.token_cache import Tokens
 from tdro.data.unique import Kind
+from tdro.files import cache_folder
 from tdro.retrieval.encode import encode
 from tdro.retrieval.search import Encode
+from tdro.retrieval.shards import Embedder, Gauge
 from tdro.training.run import Run
-from tdro.training.token_caches import instruction_of, open_caches
+from tdro.training.token_caches import CachedTexts, instruction_of, open_caches
 
 Progress = Callable[[int, int], None]
 
@@ -30,16 +32,38 @@ class Encoders:
         self._run, self._model = run, model
         self._caches = open_caches(run, model)
 
-    def of_dataset(self, name: str, rows: Rows) -> tuple[Encode, Encode]:
-        """Return the encoders of queries and of passages of a dataset; they take texts of these rows."""
-        caches, options = self._caches, self._run.study.data.datasets[name]
+    def of_dataset(self, name: str, rows: Rows, identity: str, *, foreign: bool = False) -> tuple[Embedder, Embedder]:
+        """Return how queries and passages of a dataset are embedded, each text once on this machine.
+
+        Args:
+            name: The dataset.
+            rows: Its rows.
+            identity: Fingerprint of the model's files.
+            foreign: Passages may come from elsewhere, so that the dataset's tokens in the cache do not serve.
+        """
+        caches, run, options = self._caches, self._run, self._run.study.data.datasets[name]
+        cached: dict[Kind, CachedTexts] = {}
 
         def tokens(texts: Sequence[str], kind: Kind) -> Sequence[str] | Tokens:
-            if caches is not None:
-                return caches.of_dataset(name, rows, kind).of(texts)
-            return self._written(texts, instruction_of(options, kind))
+            if caches is None or (foreign and kind == "passages"):
+                return self._written(texts, instruction_of(options, kind))
+            if kind not in cached:
+                cached[kind] = caches.of_dataset(name, rows, kind)
+            return cached[kind].of(texts)
 
-        return self._pair(tokens)
+        def embedder(kind: Kind) -> Embedder:
+            gauge = Gauge(lambda done, of: run.journal.progress("encode", done, of, dataset=f"{name} {kind}"))
+            encode_texts = self._pair(tokens, gauge.passes)[kind == "passages"]
+            settings = text_settings(run.study, instruction_of(options, kind), kind)
+            about = {"encoder": identity, **settings, **self._computed}
+            return Embedder(encode_texts, about, cache_folder() / "embeddings", progress=gauge.shards)
+
+        return embedder("queries"), embedder("passages")
+
+    @property
+    def _computed(self) -> dict[str, object]:
+        """In which precision embeddings are computed."""
+        return {"dtype": str(self._run.device.dtype), "autocast": self._run.device.autocast}
 
     def of_task(self, name: str, options: TaskConfig, content: str, progress: Progress) -> tuple[Encode, Encode]:
         """Return the encoders of queries and of documents of a task.
@@ -83,3 +107,15 @@ class Encoders:
     def _written(self, texts: Sequence[str], instruction: str) -> list[str]:
         """Put an instruction in front of texts."""
         return [with_instruction(text, instruction, self._run.study.data.instruction_template) for text in texts]
+
+
+def text_settings(study: Study, instruction: str, kind: Kind) -> dict[str, object]:
+    """Name what a study does to queries or passages on their way to an embedding, besides the model's own files."""
+    data, model = study.data, study.model
+    return {
+        "instruction": instruction,
+        "template": data.instruction_template if instruction else "",
+        "max_length": data.query_max_length if kind == "queries" else data.passage_max_length,
+        "pooling": model.pooling,
+        "normalize": model.normalize,
+    }

@@ -5,12 +5,12 @@ from typing import Literal
 from tdro.config import Study
 from tdro.core.plan import Plan, reweight
 from tdro.data.held_out import split_rows
-from tdro.data.reading import read_dataset
+from tdro.data.reading import read_study_dataset
 from tdro.errors import CheckpointError
 from tdro.evaluation.benchmarks import check_beir
-from tdro.files import cache_folder
 from tdro.models.bases import find_encoder
 from tdro.training import stages
+from tdro.training.leakage_gate import leakage_gate
 from tdro.training.negatives import negatives
 from tdro.training.outcome import Scores, evaluate_models
 from tdro.training.planning import fixed_weights, plan_of, plan_weights, refuse_impossible_epochs
@@ -36,7 +36,7 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
     study = run.study
     _refuse_missing_inputs(run, last)
     run.write_resolved()
-    rows = negatives(run)
+    rows = negatives(run, leakage_gate(run, run.source_rows))
     if last == "mine":
         return None
     evaluated = study.evaluation.models if last == "evaluate" and study.evaluation.tasks else ()
@@ -92,11 +92,9 @@ def planned(study: Study) -> dict[str, dict[str, float]]:
     sizes = {}
     for name, options in data.datasets.items():
         if options.size is not None:
-            sizes[name] = min(options.size, data.max_rows or options.size)
+            sizes[name] = min(options.size, options.max_rows or data.max_rows or options.size)
         else:
-            cache = cache_folder() / "datasets"
-            path = study.locate(options.path)
-            sizes[name] = len(read_dataset(name, path, cache=cache, max_rows=data.max_rows, seed=study.seed))
+            sizes[name] = len(read_study_dataset(study, name))
     plan = _some_plan(study, sizes)
     uniform = reweight(dict.fromkeys(sizes, 1.0))
     examples = reference.steps * reference.batch_size

@@ -13,7 +13,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from tdro.config import Study, fingerprint
-from tdro.data.reading import Rows, content_hash, read_dataset
+from tdro.data.reading import Rows, content_hash, read_study_dataset
 from tdro.devices import Device, describe_machine, peak_memory_gb, pick_device
 from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import cache_folder, write_json, write_text
@@ -61,17 +61,10 @@ class Run:
     @cached_property
     def source_rows(self) -> dict[str, Rows]:
         """Rows of every dataset as the study's files have them."""
-        data = self.study.data
-        rows = {}
-        for done, (name, options) in enumerate(data.datasets.items(), start=1):
-            rows[name] = read_dataset(
-                name,
-                self.study.locate(options.path),
-                cache=cache_folder() / "datasets",
-                max_rows=data.max_rows,
-                seed=self.study.seed,
-            )
-            self.journal.progress("read", done, len(data.datasets))
+        names, rows = list(self.study.data.datasets), {}
+        for done, name in enumerate(names, start=1):
+            rows[name] = read_study_dataset(self.study, name)
+            self.journal.progress("read", done, len(names))
         return rows
 
     @cached_property

@@ -10,7 +10,7 @@ from tdro.core.plan import Plan, reweight
 from tdro.core.rule import Rule
 from tdro.data.mixture import HomogeneousMixture
 from tdro.data.reading import Rows
-from tdro.errors import DataError
+from tdro.errors import ConfigError, DataError
 from tdro.files import write_text
 from tdro.models.encoder import save_encoder, set_max_length
 from tdro.models.lora import has_lora, save_adapter
@@ -57,10 +57,10 @@ def rule_of(study: Study, rows: dict[str, Rows]) -> Rule:
 
 
 def refuse_rows_without_negatives(rows: dict[str, Rows]) -> None:
-    """Refuse datasets that stage 1 cannot measure.
+    """Refuse datasets whose loss knows no negatives but a row's own: all in stage 1.
 
     Raises:
-        DataError: A dataset has rows without negatives: the loss of stage 1 knows no others.
+        DataError: A dataset has rows without negatives.
     """
     for name, dataset in rows.items():
         if dataset.without_negatives:
@@ -105,10 +105,12 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     stage_fingerprint = fingerprint(_inputs(run, rows), influential(config), plan.probabilities, plan.loss_factors)
     if skip(run, stage, stage_fingerprint, f"{stage}/model/modules.json"):
         return stage_fingerprint
+    drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
+    own_only = {name for name in drawn if not study.data.datasets[name].in_batch_negatives}
+    _refuse_without_negatives_of_their_own(study, rows, own_only)
     with run.stage(stage, stage_fingerprint) as result:
         model = run.load_base().train()
         mixture = HomogeneousMixture(sizes_of(rows), plan.probabilities, config.batch_size, study.seed)
-        drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
         source = TextSource(rows, study.data, model, study.seed, study_tokens(run, drawn, model))
         factor_G = [(plan.loss_factors or {}).get(name, 1.0) for name in rows]
         step = ContrastiveStep(
@@ -121,6 +123,7 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
             run.device,
             run.budget.max_tokens,
             run.budget.graph_tokens,
+            own_only,
         )
         train(model, config, step, place(run, stage, stage_fingerprint))
         save_model(run, model, stage)
@@ -129,9 +132,23 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     return stage_fingerprint
 
 
+def _refuse_without_negatives_of_their_own(study: Study, rows: dict[str, Rows], own_only: set[str]) -> None:
+    """Refuse datasets without in-batch negatives that would have no negatives at all."""
+    if own_only and study.reference.passages_per_query < 2:
+        where, do = "reference.passages_per_query", "set it to 2 or more"
+        saw = f"in_batch_negatives: false in {', '.join(sorted(own_only))}"
+        raise ConfigError(
+            "datasets without in-batch negatives need negatives of their own", where=where, saw=saw, do=do
+        )
+    refuse_rows_without_negatives({name: rows[name] for name in sorted(own_only)})
+
+
 def _inputs(run: Run, rows: dict[str, Rows]) -> str:
     """Identify everything that all training stages depend on."""
     study = run.study
-    data = study.data.model_dump(exclude={"root": True, "tokens": True, "datasets": {"__all__": {"path", "size"}}})
+    about = {"path", "size", "category", "license", "corpus", "max_rows"}  # what it changes shows in the rows
+    data = study.data.model_dump(
+        exclude={"root": True, "tokens": True, "instructions": True, "datasets": {"__all__": about}}
+    )
     content = [(name, dataset.info.fingerprint) for name, dataset in rows.items()]  # the order decides ties
     return fingerprint(data, content, study.model.influential, run.base_fingerprint, study.seed)

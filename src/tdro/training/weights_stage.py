@@ -116,7 +116,7 @@ def _train(
     names, rule = list(batches.rows), rule_of(run.study, batches.rows)
     stage, learner = _stage(run, seed), WeightLearner(names, config, rule)
     with run.stage(stage, stage_fingerprint) as result:
-        step = RobustStep(proxy, batches, reference, config, learner, run.device, run.max_tokens, held_out)
+        step = RobustStep(proxy, batches, reference, config, learner, run.device, run.budget.graph_tokens, held_out)
         train(proxy, config, step, place(run, stage, stage_fingerprint, seed))
         if seed == run.study.seed:
             save_model(run, proxy, "proxy")

@@ -1,0 +1,340 @@
+"""Embeddings on disk: made shard by shard, memory-mapped, and never made twice.
+
+A folder holds the embeddings of one sequence of texts. `manifest.json` says of which texts, made by which model with
+which settings. A shard is a file `shard-000000.npy` with the embeddings of 8192 texts in a row; `numpy.load` reads it.
+It appears under its name complete or not at all, and ends with 16 bytes that hash its content together with the
+manifest. So a killed run goes on with the shards that are missing, and a damaged or foreign shard is made again. When
+all are there the manifest also remembers their sizes and times; as long as these are the same, no shard is read to
+open the folder. Which texts share a forward pass depends on the shards alone: after a kill the bytes are the same.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from tdro.config import fingerprint
+from tdro.data.store import stamp
+from tdro.errors import CheckpointError, DataError, EnvironmentProblem
+from tdro.files import atomic_path, write_json
+from tdro.retrieval.search import Encode
+
+SHARD = 8192
+"""Texts in a shard."""
+
+_FORM = 1  # part of every manifest: raise it when the bytes of a shard would differ
+_HASH = 16  # bytes at the end of a shard
+
+Precision = Literal["float32", "float16"]
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+class Texts(Protocol):
+    """Texts that can be counted and read slice by slice: a list, or something that reads them from a file."""
+
+    def __len__(self) -> int:
+        """Count the texts."""
+        ...
+
+    def __getitem__(self, part: slice, /) -> Sequence[str]:
+        """Read texts that follow each other."""
+        ...
+
+
+class Embeddings:
+    """The embeddings of n texts, [n, D], memory-mapped and read-only; made by `encode_shards`.
+
+    A slice, or an array of numbers, gives a numpy array.
+
+    Attributes:
+        shape: (n, D).
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray]) -> None:
+        self._shards = shards
+        self.shape = (sum(map(len, shards)), shards[0].shape[1] if shards else 0)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
+        if not isinstance(part, slice):
+            return self._take(np.asarray(part, dtype=np.int64))
+        start, stop, step = part.indices(len(self))
+        if step != 1:
+            return self._take(np.arange(start, stop, step))
+        if stop <= start:
+            return np.empty((0, self.shape[1]), np.float32)
+        touched = range(start // SHARD, (stop - 1) // SHARD + 1)
+        pieces = [self._shards[i][max(start - i * SHARD, 0) : stop - i * SHARD] for i in touched]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _take(self, number_B: np.ndarray) -> np.ndarray:
+        """Copy some rows, in the order given."""
+        if len(number_B) and not 0 <= number_B.min() <= number_B.max() < len(self):
+            raise IndexError(f"embeddings {number_B.min()} to {number_B.max()} of {len(self)}")
+        taken_BD = np.empty((len(number_B), self.shape[1]), self._shards[0].dtype if self._shards else np.float32)
+        shard_B = number_B // SHARD
+        for shard in np.unique(shard_B).tolist():
+            here_B = shard_B == shard
+            taken_BD[here_B] = self._shards[shard][number_B[here_B] - shard * SHARD]
+        return taken_BD
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """How texts become embeddings, what identifies them, and where they are kept.
+
+    Args:
+        encode: Texts -> float32 array [n, D].
+        about: Everything besides the texts that decides the embeddings: model, tokenizer, instruction, lengths,
+            pooling. Plain values, as JSON has them.
+        folder: Folder of kept embeddings, one folder in it for each combination of texts and `about`; None where
+            `about` does not identify the encoder, so that nothing can be kept beyond a call.
+        precision: How embeddings are stored; float16 halves the disk and costs up to 0.05 % of a component.
+        progress: Called with (texts done, texts) before the first shard that is missing and after each.
+    """
+
+    encode: Encode
+    about: Mapping[str, object] = field(default_factory=dict)
+    folder: Path | None = None
+    precision: Precision = "float32"
+    progress: Progress | None = None
+
+    def embed(self, texts: Texts, content: str, scratch: Path) -> Embeddings:
+        """Encode texts, or map what an earlier call has encoded.
+
+        Args:
+            texts: The texts.
+            content: Fingerprint of the texts.
+            scratch: Folder that is used where `folder` is None.
+        """
+        about = {**self.about, "content": content}
+        folder = (self.folder or scratch) / fingerprint(about, self.precision)
+        return encode_shards(texts, self.encode, folder, about, precision=self.precision, progress=self.progress)
+
+
+def encode_shards(
+    texts: Texts,
+    encode: Encode,
+    folder: Path,
+    about: Mapping[str, object],
+    *,
+    precision: Precision = "float32",
+    progress: Progress | None = None,
+) -> Embeddings:
+    """Encode texts into a folder of shards, making only what is missing.
+
+    Memory does not grow with the texts: one shard is read, encoded and written at a time. An error or a kill leaves
+    the finished shards.
+
+    Args:
+        texts: n texts.
+        encode: Texts -> float32 array [n, D]; called with the texts of one shard, so that it can sort them by length.
+        folder: Where the shards go.
+        about: What decides the embeddings, texts included; written to the manifest.
+        precision: How they are stored.
+        progress: Called with (texts done, n) before the first shard that is missing and after each.
+
+    Returns:
+        The embeddings, memory-mapped.
+
+    Raises:
+        CheckpointError: The folder holds embeddings of something else.
+        DataError: An embedding is not finite, or there is not one per text.
+        EnvironmentProblem: The folder cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> lengths = lambda texts: np.array([[len(text)] for text in texts], dtype=np.float32)
+        >>> with TemporaryDirectory() as folder:
+        ...     found = encode_shards(["bees", "dance"], lengths, Path(folder), {"model": "lengths"})
+        ...     found.shape, found[np.array([1, 0])].tolist()
+        ((2, 1), [[5.0], [4.0]])
+    """
+    place = _Folder(folder, {"form": _FORM, "texts": len(texts), "shard": SHARD, "precision": precision, **about})
+    found = place.claim()
+    missing = [number for number, shard in enumerate(found) if shard is None]
+    done = sum(len(shard) for shard in found if shard is not None)
+    for number in missing:
+        if progress is not None and number == missing[0]:
+            progress(done, len(texts))
+        part = texts[number * SHARD : (number + 1) * SHARD]
+        found[number] = place.write(number, _checked(encode(part), part, precision))
+        done += len(part)
+        if progress is not None:
+            progress(done, len(texts))
+    place.finish()
+    return Embeddings([shard for shard in found if shard is not None])
+
+
+class Gauge:
+    """Joins the progress of shards with that of the forward passes within one, so that a bar moves all the time.
+
+    Args:
+        tell: Called with (texts done, texts).
+
+    Example:
+        >>> gauge = Gauge(lambda done, of: print(done, of))
+        >>> gauge.shards(8192, 9000)
+        8192 9000
+        >>> gauge.passes(100, 808)
+        8292 9000
+    """
+
+    def __init__(self, tell: Progress) -> None:
+        self._tell, self._done, self._of = tell, 0, 0
+
+    def shards(self, done: int, of: int) -> None:
+        """Take the progress of `encode_shards`."""
+        self._done, self._of = done, of
+        self._tell(done, of)
+
+    def passes(self, done: int, of: int) -> None:
+        """Take the progress of `tdro.retrieval.encode.encode` within a shard."""
+        self._tell(self._done + done, max(self._of, self._done + of))
+
+
+def content_of(texts: Sequence[str]) -> str:
+    """Hash a sequence of texts into 32 hexadecimal digits, for `Embedder.embed`.
+
+    Example:
+        >>> content_of(["a", "b"]) == content_of(["a", "b"]) != content_of(["ab"])
+        True
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    add_content(digest, texts)
+    return digest.hexdigest()
+
+
+def add_content(digest: "hashlib.blake2b", texts: Sequence[str]) -> None:
+    """Add texts to the hash of a sequence, so that neither order nor borders are lost."""
+    for text in texts:
+        plain = text.encode("utf-8", "surrogatepass")
+        digest.update(len(plain).to_bytes(8, "little"))
+        digest.update(plain)
+
+
+def map_array(file: Path) -> np.ndarray:
+    """Map an .npy file without keeping it open: there may be thousands of them.
+
+    Raises:
+        OSError, ValueError: It is not there, or no such file.
+    """
+    with file.open("rb") as stream:
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        offset = stream.tell()
+    with pa.memory_map(str(file)) as mapped:
+        flat = np.frombuffer(mapped.read_buffer(), dtype, int(np.prod(shape)), offset)
+    return flat.reshape(shape)
+
+
+def save_array(file: Path, array: np.ndarray) -> None:
+    """Write an .npy file that `map_array` reads."""
+    with file.open("wb") as stream:
+        np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0))
+
+
+class _Folder:
+    """The shards of one manifest on disk."""
+
+    def __init__(self, path: Path, about: Mapping[str, object]) -> None:
+        self._path = path
+        self._about: dict[str, Any] = json.loads(json.dumps(about))
+        self._manifest = path / "manifest.json"
+
+    def claim(self) -> list[np.ndarray | None]:
+        """Make sure that the folder belongs to the manifest and open every shard; None where one is to be made."""
+        kept = self._read()
+        fields = (kept.keys() | self._about.keys()) - {"stamps"} if kept else set()
+        if differing := sorted(name for name in fields if kept.get(name) != self._about.get(name)):
+            saw = {name: kept.get(name) for name in differing}
+            do = "choose another folder, or delete this one"
+            raise CheckpointError("the folder holds embeddings of something else", where=self._path, saw=saw, do=do)
+        if not kept:
+            with _disk(self._manifest):
+                write_json(self._manifest, self._about)
+        count = -(-self._about["texts"] // SHARD)
+        stamps = dict(enumerate(kept.get("stamps", ())))
+        return [self._open(number, stamps.get(number)) for number in range(count)]
+
+    def write(self, number: int, vectors_nD: np.ndarray) -> np.ndarray:
+        """Write a shard so that it appears complete or not at all, and map it."""
+        form = io.BytesIO()
+        np.lib.format.write_array(form, vectors_nD, version=(1, 0))
+        file = self._file(number)
+        with _disk(file), atomic_path(file) as path:
+            path.write_bytes(form.getvalue() + self._hash(number, form.getbuffer()))
+        if (shard := self._open(number, None)) is None:
+            raise EnvironmentProblem("stored embeddings cannot be read back", where=file, do="check the disk")
+        return shard
+
+    def finish(self) -> None:
+        """Note that all shards are good, which spares the next call to read them."""
+        count = -(-self._about["texts"] // SHARD)
+        stamps = [stamp(self._file(number)) for number in range(count)]
+        if self._read().get("stamps") != stamps:
+            with _disk(self._manifest):
+                write_json(self._manifest, self._about | {"stamps": stamps})
+
+    def _read(self) -> dict[str, Any]:
+        """Read the manifest; empty where it is absent or damaged."""
+        try:
+            kept = json.loads(self._manifest.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    def _open(self, number: int, trusted: object) -> np.ndarray | None:
+        """Map a shard; its content is compared with its hash unless the file still has the trusted stamp."""
+        file = self._file(number)
+        texts = min(SHARD, self._about["texts"] - number * SHARD)
+        try:
+            if stamp(file) != trusted:
+                content = file.read_bytes()
+                if self._hash(number, memoryview(content)[:-_HASH]) != content[-_HASH:]:
+                    return None
+            shard = map_array(file)
+        except (OSError, ValueError, pa.ArrowException):
+            return None
+        return shard if shard.ndim == 2 and len(shard) == texts else None
+
+    def _hash(self, number: int, content: memoryview) -> bytes:
+        """Hash a shard so that it is good in its own place only."""
+        key = f"{fingerprint(self._about)} {number}".encode()
+        return hashlib.blake2b(content, digest_size=_HASH, key=key).digest()
+
+    def _file(self, number: int) -> Path:
+        """Name the file of a shard."""
+        return self._path / f"shard-{number:06d}.npy"
+
+
+def _checked(vectors_nD: np.ndarray, texts: Sequence[str], precision: Precision) -> np.ndarray:
+    """Bring embeddings into the form in which they are stored; refuse those that are none."""
+    if vectors_nD.ndim != 2 or len(vectors_nD) != len(texts):
+        raise DataError("an encoder gives one embedding per text", saw=f"{vectors_nD.shape} for {len(texts)} texts")
+    with np.errstate(over="ignore"):
+        stored_nD = np.ascontiguousarray(vectors_nD, dtype=precision)
+    broken = np.flatnonzero(~np.isfinite(stored_nD).all(axis=1))
+    if len(broken):
+        what = f"{len(broken)} of {len(texts)} embeddings are not finite numbers in {precision}"
+        raise DataError(what, saw=texts[int(broken[0])], do="use a model whose training did not diverge, or float32")
+    return stored_nD
+
+
+@contextmanager
+def _disk(file: Path) -> Iterator[None]:
+    """Say what to do where the disk refuses."""
+    try:
+        yield
+    except OSError as problem:
+        do = "free some space, check the rights, or use another cache folder (TDRO_CACHE)"
+        raise EnvironmentProblem("embeddings cannot be kept", where=file, saw=str(problem), do=do) from problem
