@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tdro.config import Study, fingerprint, options
 from tdro.errors import ConfigError
+from tdro.instructions import categories, known_instruction
 from tdro.study_file import load_study, save_study
 
 MINIMAL = "name: x\ndata:\n  datasets:\n    a: a.jsonl\n    b: {path: b.parquet, symmetric: true}\nmodel:\n  base: m\n"
@@ -206,3 +207,26 @@ def test_dataset_names_must_be_usable_as_file_names(tmp_path):
 
 def test_fingerprint_sees_every_value_and_no_order_of_keys():
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+
+
+def test_instructions_are_filled_in_by_name_and_by_category_and_given_ones_stay():
+    datasets = {
+        "msmarco": "a.jsonl",
+        "own": {"path": "b.jsonl", "instruction": "Find it"},
+        "tickets": {"path": "c.jsonl", "category": next(iter(categories()))},
+        "unheard-of": "d.jsonl",
+    }
+    content = {"name": "x", "data": {"datasets": datasets, "instructions": "auto"}, "model": {"base": "m"}}
+    found = {name: d.instruction for name, d in Study.model_validate(content).data.datasets.items()}
+    assert found == {
+        "msmarco": known_instruction("msmarco"),
+        "own": "Find it",
+        "tickets": next(iter(categories().values())),
+        "unheard-of": "",
+    }
+    assert found["msmarco"]
+    content["data"]["datasets"]["tickets"]["category"] = "no-such-kind"
+    with pytest.raises(ValueError, match="no-such-kind"):
+        Study.model_validate(content)
+    content["data"]["instructions"] = "given"
+    assert Study.model_validate(content).data.datasets["msmarco"].instruction == ""

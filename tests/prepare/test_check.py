@@ -351,7 +351,13 @@ def test_ctrl_c_ends_the_command_and_its_processes_within_moments(tmp_path):
     (tmp_path / "work").mkdir()
     command = [sys.executable, "-m", "tdro", "check", str(tmp_path / "study.yaml")]
     environment = os.environ | {"TMPDIR": str(tmp_path / "work")}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    process = subprocess.Popen(  # under nohup, for example, the interrupt would be ignored
+        command,
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     wait_until(lambda: any((tmp_path / "work").glob("tdro-check-*")))
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)

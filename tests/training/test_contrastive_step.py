@@ -99,13 +99,14 @@ def test_without_in_batch_negatives_a_query_sees_its_own_passages_alone(tmp_path
 
 def test_datasets_without_in_batch_negatives_need_their_own(tmp_path):
     datasets = {"one": {"path": "train/one.jsonl", "in_batch_negatives": False}}
-    alone = tiny_study(tmp_path, "static", data={"datasets": datasets}, reference={"passages_per_query": 1})
+    changes = {"data": {"datasets": datasets}, "robust": {"share": 1.0}}
+    alone = tiny_study(tmp_path, "static", **changes, reference={"passages_per_query": 1})
     with pytest.raises(ConfigError, match="negatives of their own"):
         run_study(Run(alone), "reference")
     path = tmp_path / "root" / "train" / "one.jsonl"
     lines = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([json.dumps({**json.loads(lines[0]), "negative_passages": []}), *lines[1:]]), "utf-8")
-    lacking = tiny_study(tmp_path, "static", data={"datasets": datasets}, mining={"when": "never"})
+    lacking = tiny_study(tmp_path, "static", **changes, mining={"when": "never"})
     with pytest.raises(DataError, match="rows without negatives"):
         run_study(Run(lacking), "reference")
 

@@ -14,6 +14,8 @@ from tdro.config import Section, Study, options
 from tdro.data.reading import read_dataset
 from tdro.data.weights_file import read_weights
 from tdro.errors import ConfigError, DataError, TdroError
+from tdro.prepare.card import card_of
+from tdro.prepare.check import check
 from tdro.training.outcome import robust_gain
 from tdro.training.pipeline import evaluate_only, planned, run_study
 from tdro.training.run import Run
@@ -93,6 +95,9 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     run_study(Run(study))
     run_study(Run(study.model_copy(update={"output": str(tmp_path / "fixed"), "robust": fixed})))
     planned(study)
+    content = study.model_dump()
+    content["data"]["instructions"] = "auto"
+    card_of(check(Study.model_validate(content), processes=1))
     assert study.model_copy(update={"output": ""}).run_folder.name == "tiny"
     seen = {(owner.__name__, name) for kind, name in read for owner in kind.__mro__}
     unread = []

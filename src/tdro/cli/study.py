@@ -36,6 +36,10 @@ without training, from what a run or anybody else recorded:
   tdro weights --from-losses losses.parquet --weights.measure excess --save w.json
   tdro run study.yaml --robust.weights w.json
 """
+MINE_HELP = """
+without a study (see tdro mine FILE --help):
+  tdro mine rows.jsonl --encoder FOLDER --out mined.jsonl
+"""
 ROBUST_HELP = """
   --plan, --share and --weights stand for --robust.plan, --robust.share and --robust.weights:
   tdro robust study.yaml --plan reweight --weights runs/NAME/weights/weights.json
@@ -59,7 +63,7 @@ class Arguments:
 def command(verb: str, what: str, arguments: list[str]) -> int:
     """Run a study verb."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        more = {"weights": WEIGHTS_HELP, "robust": ROBUST_HELP}.get(verb, "")
+        more = {"weights": WEIGHTS_HELP, "robust": ROBUST_HELP, "mine": MINE_HELP}.get(verb, "")
         print(HELP.format(verb=verb, what=what[0].upper() + what[1:]) + more, end="")
         return 0
     if arguments[0].startswith("-"):
