@@ -26,3 +26,4 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/step.py --data $(DATA)
 	$(BIN)/python benchmarks/weights.py --data $(DATA)
+	$(BIN)/python benchmarks/data.py --data $(DATA)
