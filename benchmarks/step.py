@@ -170,8 +170,10 @@ def figures_of(found: Found) -> dict[str, float]:
 
 
 def with_new_stage1(known: Found, settings: Settings, rows: dict[str, Rows]) -> tuple[dict[str, float], Found]:
-    """Measure stage 1 again and put it in the place of what a result says of it."""
+    """Measure stage 1 of some models again and put it in the place of what a result says of it."""
     details = known["details"]
+    for model in details["models"].values():
+        del model["stage1"]
     for name in settings.models:
         details["models"][name]["stage1"] = measure_stage1(settings, name, rows)
     details["stage02_measured"] = {key: known[key] for key in ("date", "commit", "machine")}
