@@ -214,10 +214,10 @@ def _judgements(qrels: Path) -> Iterator[tuple[int, str, str, int]]:
             if re.search("corpus|doc|pid|passage", fields[0].lower()):
                 raise DataError("the first column is not the query", where=place, saw=fields, do=_QRELS)
             continue
-        yield number, fields[0], fields[-2], _score(fields[-1], f"{place}:score")
+        yield number, fields[0], fields[-2], whole_score(fields[-1], f"{place}:score")
 
 
-def _score(text: str, where: str) -> int:
+def whole_score(text: str, where: str) -> int:
     """Read a whole number, also when it is written as 1.0."""
     try:
         value = float(text)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tdro.data.beir import whole_score
 from tdro.data.records import Passage
 from tdro.data.sources import find_source
 from tdro.errors import ConfigError, DataError
@@ -309,20 +310,9 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
             continue
         query_id = _identifier(fields[0], f"{where}:query-id")
         document = _identifier(fields[-2], f"{where}:corpus-id")
-        relevance = _relevance(fields[-1], f"{where}:score")
+        relevance = whole_score(fields[-1], f"{where}:score")
         if qrels.setdefault(query_id, {}).setdefault(document, relevance) != relevance:
             raise DataError("document is judged twice, differently", where=where, saw=line, do="keep one judgement")
     if not qrels:
         raise DataError("qrels are empty", where=path, do="give at least one judgement")
     return qrels
-
-
-def _relevance(text: str, where: str) -> int:
-    """Read a whole number, also when it is written as 1.0."""
-    try:
-        value = float(text)
-        if value == int(value):
-            return int(value)
-    except (ValueError, OverflowError):
-        pass
-    raise DataError("score is not a whole number", where=where, saw=text, do="use 0, 1, 2, ...")
