@@ -1,6 +1,7 @@
 """Meters for benchmarks: seconds, peak memory, and where a training step spends its time."""
 
 import ctypes
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ SAMPLE_SECONDS = 0.005
 
 
 class PeakMemory:
-    """Highest anonymous resident memory of this process within a block, in MB (1e6 bytes); Linux only.
+    """Highest anonymous resident memory of this process and its workers within a block, in MB (1e6 bytes); Linux only.
 
     A thread samples it every 5 ms. Freed memory that the allocator still holds is given back before the block, so
     `above_start` is what the block itself needed. Files mapped into memory, such as datasets and weights, do not count.
@@ -51,9 +52,18 @@ class PeakMemory:
 
 
 def anonymous_mb() -> float:
-    """Return the anonymous resident memory of this process in MB."""
-    line = next(s for s in Path("/proc/self/status").read_text("utf-8").splitlines() if s.startswith("RssAnon:"))
-    return int(line.split()[1]) * 1024 / 1e6
+    """Return the anonymous resident memory of this process and its worker processes, in MB."""
+    workers = (str(child.pid) for child in multiprocessing.active_children())
+    return sum(map(_anonymous_kb, ("self", *workers))) * 1024 / 1e6
+
+
+def _anonymous_kb(process: str) -> int:
+    """Return the anonymous resident memory of one process in units of 1024 bytes; 0 when it has ended."""
+    try:
+        lines = Path("/proc", process, "status").read_text("utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
 
 
 class StepMeter:
