@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tdro.config import Study
 from tdro.errors import ConfigError
-from tdro.prepare import findings, repeats
+from tdro.prepare import columns, findings, repeats
 from tdro.prepare.check import CheckResult, check
 from tdro.prepare.findings import KINDS
 from tdro.prepare.odd_texts import oddities
@@ -413,9 +413,11 @@ def test_utf8_read_as_something_else_is_noticed(text, encoding):
     assert next(code for code, _ in oddities(wrong, "passage")) == "mojibake"
 
 
-@given(st.lists(st.integers(0, 20), max_size=60))
-def test_repeats_are_those_of_a_plain_loop(values):
-    later, first = repeats.repeats(np.array(values, np.uint64))
+@given(st.lists(st.integers(0, 20), max_size=60), st.sampled_from([4, 1 << 20]))
+def test_repeats_are_those_of_a_plain_loop(values, together):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "_PART", together)
+        later, first = repeats.repeats(np.array(values, np.uint64) << np.uint64(59))
     expected = [(i, values.index(value)) for i, value in enumerate(values) if value in values[:i]]
     assert list(zip(later.tolist(), first.tolist(), strict=True)) == expected
 
@@ -431,18 +433,22 @@ def test_shared_hashes_are_those_of_set_intersection(groups):
     assert all(set(c.examples) <= expected[p] and len(c.examples) == min(2, c.number) for p, c in result.items())
 
 
-def test_passage_ids_are_compared_over_merges(monkeypatch):
-    monkeypatch.setattr(repeats, "_LEAST_MERGED", 3)
-    passages = Passages()
+@pytest.mark.parametrize("together", [3, 1 << 20])
+def test_passage_ids_are_compared_whatever_is_in_memory(monkeypatch, tmp_path, together):
+    monkeypatch.setattr(columns, "_PART", together)
+    monkeypatch.setattr(columns, "_BUFFER", 8 * together)
+    passages = Passages(tmp_path / "passages")
     for place in range(50):
         text = "changed" if place == 40 else f"text {place % 10}"
         passages.add(hash_text(f"id {place % 10}"), hash_text(text), place)
     assert passages.id_conflicts() == [(40, 0)]
-    assert len(passages.texts()) == 11
+    assert len(passages.texts()) == 50
+    columns.write_distinct(passages.texts(), tmp_path / "distinct.npy")
+    assert np.load(tmp_path / "distinct.npy").tolist() == sorted(set(passages.texts().tolist()))
 
 
-def test_places_and_first_positions():
-    places = Places()
+def test_places_and_first_positions(tmp_path):
+    places = Places(tmp_path / "places")
     for place in ("a.jsonl:1", "a.jsonl:7", "b.parquet:row 3"):
         places.add(place)
     assert [places[i] for i in range(3)] == ["a.jsonl:1", "a.jsonl:7", "b.parquet:row 3"]

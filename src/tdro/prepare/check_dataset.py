@@ -16,11 +16,12 @@ from tdro.data.sources import find_source
 from tdro.errors import DataError, TdroError
 from tdro.files import cache_folder
 from tdro.instructions import known_instruction
+from tdro.prepare.columns import Column
 from tdro.prepare.dataset_report import ROLES, DatasetReport, Role
 from tdro.prepare.findings import KEPT, Findings
 from tdro.prepare.odd_texts import oddities
 from tdro.prepare.profile import SAMPLE, Lengths, Sample, languages, measure
-from tdro.prepare.repeats import Passages, Places, as_numbers, hash_exactly, hash_text, repeats
+from tdro.prepare.repeats import Passages, Places, hash_exactly, hash_text, repeats
 
 TICK = 1000
 """Rows between two calls of `tick`."""
@@ -33,11 +34,11 @@ _CUT = 300  # characters of a text in the data card
 
 
 class Tables(NamedTuple):
-    """Hashes of a dataset, to compare it with others: of its rows in file order, and of its distinct passages."""
+    """Hashes of a dataset, to compare it with others: of its rows in file order, and of its passages."""
 
     queries_N: np.ndarray
     pairs_N: np.ndarray
-    passages_U: np.ndarray
+    passages_P: np.ndarray
     places: Places
     repeated_rows: np.ndarray
 
@@ -66,16 +67,21 @@ def needs_negatives(study: Study) -> bool:
 
 
 def check_dataset(
-    study: Study, name: str, *, tokenizer: Path | None = None, tick: Callable[[int], None] = lambda rows: None
+    study: Study,
+    name: str,
+    work: Path,
+    *,
+    tokenizer: Path | None = None,
+    tick: Callable[[int], None] = lambda rows: None,
 ) -> tuple[DatasetReport, Tables]:
     """Read a dataset and report on it.
 
-    Memory: about 40 bytes per row and 24 per distinct passage. Texts count as the same when they differ in case, white
-    space or Unicode composition only.
+    Texts count as the same when they differ in case, white space or Unicode composition only.
 
     Args:
         study: The study.
         name: One of its datasets.
+        work: Folder where hashes wait, 40 bytes per row and 24 per passage; the tables need it as long as they are used.
         tokenizer: Folder of the encoder whose tokenizer measures lengths; None counts words.
         tick: Called with the number of rows read since its last call; may raise to end the check.
 
@@ -83,7 +89,7 @@ def check_dataset(
         The report, and the tables that compare datasets.
     """
     paths = study.files_of(name)
-    scan, found = Scan(name, paths), _Found(study, name)
+    scan, found = Scan(name, paths), _Found(study, name, work)
     number = 0
     for number, (place, row) in enumerate(scan, start=1):
         if isinstance(row, DataError):
@@ -102,19 +108,20 @@ class _Found:
 
     study: Study
     name: str
+    work: Path
     bad_rows: int = 0
     fewest_negatives: int = 1 << 62
     most_negatives: int = 0
     without_negatives: int = 0
-    queries: bytearray = field(default_factory=bytearray)
-    pairs: bytearray = field(default_factory=bytearray)
-    wholes: bytearray = field(default_factory=bytearray)
-    ids: bytearray = field(default_factory=bytearray)
-    places: Places = field(default_factory=Places)
-    passages: Passages = field(default_factory=Passages)
     samples: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        def column(kind: str) -> Path:
+            return self.work / f"{self.name}.{kind}"
+
+        self.queries, self.pairs = Column(column("queries")), Column(column("pairs"))
+        self.wholes, self.ids = Column(column("wholes")), Column(column("ids"))
+        self.places, self.passages = Places(column("places")), Passages(column("passages"))
         self.findings = Findings(self.name)
         self.options: DatasetConfig = self.study.data.datasets[self.name]
         self.texts = {role: Sample(SAMPLE, self.study.seed, self.name, role) for role in ROLES}
@@ -139,10 +146,10 @@ class _Found:
         query = hash_text(row.query)
         positives = [hash_text(passage.full_text) for passage in row.positives]
         negatives = [hash_text(passage.full_text) for passage in row.negatives]
-        self.queries += query
-        self.pairs += hash_exactly((query + b"".join(sorted(set(positives)))).hex())
-        self.wholes += _hash_row(row)
-        self.ids += hash_exactly(row.query_id)
+        self.queries.add(query)
+        self.pairs.add(hash_exactly((query + b"".join(sorted(set(positives)))).hex()))
+        self.wholes.add(_hash_row(row))
+        self.ids.add(hash_exactly(row.query_id))
         self._note_text(place + ":query", row.query, "query")
         self._note_passages(number, place, "positive", row.positives, positives)
         self._note_passages(number, place, "negative", row.negatives, negatives)
@@ -196,8 +203,7 @@ class _Found:
 
     def tables(self) -> Tables:
         """Return what compares this dataset with others."""
-        queries_N, pairs_N = as_numbers(self.queries), as_numbers(self.pairs)
-        return Tables(queries_N, pairs_N, self.passages.texts(), self.places, self.repeated_rows)
+        return Tables(self.queries.read(), self.pairs.read(), self.passages.texts(), self.places, self.repeated_rows)
 
     def report(self, paths: tuple[str, ...], scan: Scan, tokenizer: Path | None) -> DatasetReport:
         """Look at the whole, and report."""
@@ -242,16 +248,16 @@ class _Found:
 
     def _find_repeats(self) -> int:
         """Say which rows, pairs, queries and query ids occurred before; return the number of distinct queries."""
-        queries_N = as_numbers(self.queries)
-        self.repeated_rows, first_rows = repeats(as_numbers(self.wholes))
+        queries_N = self.queries.read()
+        self.repeated_rows, first_rows = repeats(self.wholes.read())
         self._add_repeats("repeated-row", self.repeated_rows, first_rows)
-        pairs, first_pairs = repeats(as_numbers(self.pairs))
+        pairs, first_pairs = repeats(self.pairs.read())
         new = ~np.isin(pairs, self.repeated_rows)
         self._add_repeats("repeated-pair", pairs[new], first_pairs[new])
         queries, first_queries = repeats(queries_N)
         new = ~np.isin(queries, pairs)
         self._add_repeats("repeated-query", queries[new], first_queries[new])
-        ids, first_ids = repeats(as_numbers(self.ids))
+        ids, first_ids = repeats(self.ids.read())
         new = queries_N[ids] != queries_N[first_ids]
         self._add_repeats("query-id-twice", ids[new], first_ids[new], "query_id")
         return len(queries_N) - len(queries)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tdro.prepare.check_dataset import Tables
+from tdro.prepare.columns import write_distinct
 from tdro.prepare.findings import Findings
 from tdro.prepare.repeats import Places, find_first, shared
 
@@ -26,8 +27,8 @@ def keep_tables(work: Path, name: str, tables: Tables) -> None:
     """Write the hashes of a dataset to a folder, for `compare`."""
     for kind, rows in (("queries", tables.queries_N), ("pairs", tables.pairs_N)):
         np.save(work / f"{name}.{kind}.rows.npy", rows)
-        np.save(work / f"{name}.{kind}.npy", np.unique(rows))
-    np.save(work / f"{name}.passages.npy", tables.passages_U)
+        write_distinct(rows, work / f"{name}.{kind}.npy")
+    write_distinct(tables.passages_P, work / f"{name}.passages.npy")
 
 
 def compare(names: list[str], work: Path, places: Mapping[str, Places]) -> tuple[tuple[Overlap, ...], list[Findings]]:

@@ -1,20 +1,21 @@
-"""Find what occurs more than once, with a few bytes per text instead of the texts.
+"""Find what occurs more than once, by hashes that wait in files instead of the texts.
 
 A text counts as its 64-bit hash: among 11 million texts two different ones share a hash with probability 3e-6.
 """
 
 import re
 import unicodedata
-from array import array
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-_PASSAGE_BYTES = 24
-_LEAST_MERGED = 1_000_000  # passages gathered before the table is made distinct
+from tdro.prepare.columns import Column, parts
+
 _NUMBER = re.compile(r"\d+\Z")
+_TOGETHER = 1 << 20  # hashes that are looked through at a time
 _RANGES = 16  # parts in which the hashes of all datasets are compared, so that one part fits into memory
 
 
@@ -35,11 +36,6 @@ def hash_exactly(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=8).digest()
 
 
-def as_numbers(hashes: bytearray) -> np.ndarray:
-    """View hashes that were put one after the other as uint64."""
-    return np.frombuffer(hashes, np.uint64)
-
-
 def repeats(hash_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find the positions whose hash occurred before, rising; and, for each, the first position that has it.
 
@@ -48,23 +44,33 @@ def repeats(hash_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         >>> later.tolist(), first.tolist()
         ([2, 3, 4], [0, 1, 0])
     """
+    found = [_repeats(hash_N[part_N], part_N) for part_N in parts(hash_N)]
+    later, first = (np.concatenate(side) for side in zip(*found, strict=True))
+    rising = np.argsort(later)
+    return later[rising], first[rising]
+
+
+def _repeats(hash_N: np.ndarray, position_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the repeats among some hashes, whose positions rise."""
     order_N = np.argsort(hash_N, kind="stable")
     sorted_N = hash_N[order_N]
     again_N = np.zeros(len(hash_N), bool)
     again_N[1:] = sorted_N[1:] == sorted_N[:-1]
     start_N = np.maximum.accumulate(np.where(again_N, 0, np.arange(len(hash_N))))
-    later, first = order_N[again_N], order_N[start_N[again_N]]
-    rising = np.argsort(later)
-    return later[rising], first[rising]
+    return position_N[order_N[again_N]], position_N[order_N[start_N[again_N]]]
 
 
 class Places:
-    """Where every row stands (`file:line`), in 8 bytes per row."""
+    """Where every row stands (`file:line`), in 8 bytes per row.
 
-    def __init__(self) -> None:
+    Args:
+        file: Where they wait.
+    """
+
+    def __init__(self, file: Path) -> None:
         self._heads: list[str] = []
         self._starts: list[int] = []
-        self._numbers = array("q")
+        self._numbers = Column(file)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -76,20 +82,23 @@ class Places:
         if not self._heads or self._heads[-1] != head:
             self._heads.append(head)
             self._starts.append(len(self._numbers))
-        self._numbers.append(int(found[0]) if found else -1)
+        self._numbers.add((int(found[0]) + 1 if found else 0).to_bytes(8, "little"))
 
     def __getitem__(self, row: int) -> str:
-        number = self._numbers[row]
+        number = int(self._numbers.read()[row])
         head = self._heads[int(np.searchsorted(self._starts, row, side="right")) - 1]
-        return f"{head}{number}" if number >= 0 else head
+        return f"{head}{number - 1}" if number else head
 
 
 class Passages:
-    """The distinct pairs of passage id and text, with the first place of each; 24 bytes per pair."""
+    """The passages of a dataset: hashes of id and text, and the place of each; 24 bytes per passage.
 
-    def __init__(self) -> None:
-        self._fresh = bytearray()
-        self._table_N3 = np.empty((0, 3), np.uint64)
+    Args:
+        file: Where they wait.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._table = Column(file, 3)
 
     def add(self, identifier: bytes, text: bytes, place: int) -> None:
         """Note a passage.
@@ -99,32 +108,27 @@ class Passages:
             text: Hash of its text.
             place: A whole number; rising from call to call.
         """
-        self._fresh += identifier + text + place.to_bytes(8, "little")
-        if len(self._fresh) >= _PASSAGE_BYTES * max(_LEAST_MERGED, len(self._table_N3)):
-            self._merge()
+        self._table.add(identifier + text + place.to_bytes(8, "little"))
 
     def id_conflicts(self) -> list[tuple[int, int]]:
         """Return the later and the earlier place of two different texts with the same id, rising."""
-        self._merge()
-        id_N, place_N = self._table_N3[:, 0], self._table_N3[:, 2]
-        same = np.flatnonzero(id_N[1:] == id_N[:-1])
-        pairs = np.sort(np.stack([place_N[same], place_N[same + 1]], axis=1), axis=1)
-        return sorted((int(later), int(earlier)) for earlier, later in pairs)
+        table_N3 = self._table.read()
+        return sorted(pair for part_N in parts(table_N3[:, 0]) for pair in _conflicts(table_N3[part_N]))
 
     def texts(self) -> np.ndarray:
-        """Return the hashes of the distinct texts, rising."""
-        self._merge()
-        return np.unique(self._table_N3[:, 1])
+        """Return the hashes of the texts, memory-mapped."""
+        return self._table.read()[:, 1]
 
-    def _merge(self) -> None:
-        """Make the table distinct again, with what came since the last time."""
-        fresh_N3 = np.frombuffer(self._fresh, np.dtype("<u8")).reshape(-1, 3)
-        table_N3 = np.concatenate([self._table_N3, fresh_N3])
-        self._fresh, self._table_N3, fresh_N3 = bytearray(), table_N3[:0], table_N3[:0]  # frees them before the sort
-        table_N3 = table_N3[np.lexsort((table_N3[:, 1], table_N3[:, 0]))]
-        new_N = np.ones(len(table_N3), bool)
-        new_N[1:] = (table_N3[1:, :2] != table_N3[:-1, :2]).any(axis=1)
-        self._table_N3 = table_N3 if new_N.all() else table_N3[new_N]
+
+def _conflicts(table_N3: np.ndarray) -> list[tuple[int, int]]:
+    """Return the places of passages that have the same id and another text: neighbours once all are sorted."""
+    table_N3 = table_N3[np.lexsort((table_N3[:, 1], table_N3[:, 0]))]
+    new_N = np.ones(len(table_N3), bool)
+    new_N[1:] = (table_N3[1:, :2] != table_N3[:-1, :2]).any(axis=1)
+    id_N, _, place_N = table_N3[new_N].T
+    same = np.flatnonzero(id_N[1:] == id_N[:-1])
+    pairs = np.sort(np.stack([place_N[same], place_N[same + 1]], axis=1), axis=1)
+    return [(int(later), int(earlier)) for earlier, later in pairs]
 
 
 class Shared(NamedTuple):
@@ -183,5 +187,10 @@ def _shared_of(slices: Sequence[np.ndarray]) -> list[tuple[int, np.ndarray]]:
 
 def find_first(hash_N: np.ndarray, wanted: Sequence[int]) -> dict[int, int]:
     """Return the first position of each of some hashes that are there."""
-    hits = np.flatnonzero(np.isin(hash_N, np.array(wanted, np.uint64)))
-    return {int(hash_N[position]): int(position) for position in hits[::-1]}
+    found: dict[int, int] = {}
+    left = np.unique(np.array(wanted, np.uint64))
+    for part_N in (np.arange(start, min(start + _TOGETHER, len(hash_N))) for start in range(0, len(hash_N), _TOGETHER)):
+        hits = part_N[np.isin(hash_N[part_N], left)]
+        found |= {int(hash_N[position]): int(position) for position in hits[::-1]}
+        left = left[~np.isin(left, hash_N[hits])]
+    return found
