@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from meters import PeakMemory
+from memory import PeakMemory
 
 ROWS, DATASETS = 11_000_000, 25
 BATCH = 2048

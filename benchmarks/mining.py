@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from meters import PeakMemory
+from memory import PeakMemory
 
 from tdro.data.reading import read_dataset
 from tdro.data.records import Passage, Row

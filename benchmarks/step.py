@@ -37,7 +37,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import report  # notes the load before the run
 import torch
-from meters import PeakMemory, StepMeter, Timings, interleaved
+from memory import PeakMemory
+from meters import StepMeter, Timings, interleaved
 from sentence_transformers import SentenceTransformer
 from step_sides import (
     AsInTraining,

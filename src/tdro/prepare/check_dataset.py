@@ -81,7 +81,7 @@ def check_dataset(
     Args:
         study: The study.
         name: One of its datasets.
-        work: Folder where hashes wait, 40 bytes per row and 24 per passage; the tables need it as long as they are used.
+        work: Folder where hashes wait, 40 bytes per row and 24 per passage; the tables read them there.
         tokenizer: Folder of the encoder whose tokenizer measures lengths; None counts words.
         tick: Called with the number of rows read since its last call; may raise to end the check.
 
