@@ -12,6 +12,7 @@ import pytest
 from tdro.data.records import Passage
 from tdro.errors import DataError
 from tdro.retrieval import corpus as corpus_module
+from tdro.retrieval import passage_table
 from tdro.retrieval.corpus import PassageFile, store_corpus, text_keys
 
 PASSAGES = [
@@ -29,7 +30,7 @@ KEPT = [PASSAGES[i] for i in (0, 1, 3, 5)]
 @pytest.fixture(params=[1, 3, 1024])
 def batch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of several sizes."""
-    monkeypatch.setattr(corpus_module, "_BATCH", request.param)
+    monkeypatch.setattr(passage_table, "_BATCH", request.param)
     monkeypatch.setattr(corpus_module, "_READ", 2)
 
 
@@ -71,6 +72,13 @@ def test_content_depends_on_texts_and_their_order_alone(tmp_path: Path) -> None:
     first, second = Passage("d1", "", "a b"), Passage("d2", "", "c")
     assert content("a", first, second) == content("b", Passage("x", "a", "b"), second)
     assert len({content("c", first, second), content("d", second, first), content("e", first)}) == 3
+
+
+def test_ids_are_compared_themselves_and_not_by_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passage_table, "_id_keys", lambda ids: np.zeros(len(ids), np.uint64))
+    corpus = store_corpus(PASSAGES, tmp_path / "corpus")
+    which, numbers = corpus.find_ids(["none", "d1"])
+    assert sorted(zip(which.tolist(), numbers.tolist(), strict=True)) == [(1, 1), (1, 2)]
 
 
 def test_an_empty_corpus_finds_nothing(tmp_path: Path) -> None:
@@ -117,10 +125,11 @@ def test_a_file_is_stored_once_and_again_when_it_changes(tmp_path: Path, monkeyp
     [
         (["text"], ""), ({"_id": "1"}, ":text"), ({"text": 3}, ":text"), ({"text": "a", "title": 3}, ":title"),
         ({"text": "a", "_id": 1.5}, ":_id"), ({"text": "a", "id": True}, ":id"), ({"text": "\ud83d"}, ":text"),
+        ({"text": "a", "id": "\ud83d"}, ":id"),
     ],
 )  # fmt: skip
 def test_a_record_that_is_no_passage_is_named(tmp_path: Path, record: object, field: str) -> None:
     file = write(tmp_path / "corpus.jsonl", [RECORDS[0], record])
     with pytest.raises(DataError, match=f"corpus.jsonl:2{field}\n"):
         PassageFile(file).store(tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("corpora/*"))
+    assert not list((tmp_path / "cache").glob("corpora/[!.]*"))

@@ -40,6 +40,20 @@ def test_packing_does_not_change_vectors(model: SentenceTransformer, max_tokens:
     assert np.allclose(encode(model, TEXTS, max_length=30, max_tokens=max_tokens), vectors, atol=1e-5)
 
 
+def test_by_default_a_pass_on_a_cpu_has_at_most_4096_tokens(
+    bert: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    embed = encode_module.embed
+    monkeypatch.setattr(
+        encode_module,
+        "embed",
+        lambda model, lists: passes.append(len(lists) * max(map(len, lists))) or embed(model, lists),
+    )
+    encode(bert, TEXTS * 30, max_length=512)
+    assert len(passes) > 1 and 2048 < max(passes) <= 4096
+
+
 def test_order_does_not_change_vectors(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = encode(model, TEXTS, max_length=30)
     monkeypatch.setattr(encode_module, "CHUNK", 3)

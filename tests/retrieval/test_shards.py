@@ -89,7 +89,8 @@ def test_an_error_leaves_the_finished_shards_and_the_next_call_goes_on(tmp_path:
     }
 
 
-def test_a_killed_process_leaves_shards_that_count(tmp_path: Path) -> None:
+def test_after_a_kill_the_finished_shards_count_and_the_bytes_are_those_of_a_run_without(tmp_path: Path) -> None:
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
     code = f"""
 import os, signal, sys
 import numpy as np
@@ -102,11 +103,15 @@ def encode(texts):
     return np.array([[len(text), int(text[-1])] for text in texts], np.float32)
 shards.encode_shards({TEXTS!r}, encode, Path(sys.argv[1]), {{}})
 """
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    killed = subprocess.run([sys.executable, "-c", code, str(cut)], env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert killed.returncode == -signal.SIGKILL
     encoder = Encoder()
-    assert np.array_equal(encode_shards(TEXTS, encoder, tmp_path, {})[:], EXPECTED)
+    assert np.array_equal(encode_shards(TEXTS, encoder, cut, {})[:], EXPECTED)
     assert encoder.seen == [TEXTS[8:]]
+    encode_shards(TEXTS, Encoder(), whole, {})
+    after, expected = files(cut), files(whole)
+    assert after.keys() == expected.keys()
+    assert all(after[name] == expected[name] for name in after if name != "manifest.json")  # it has the files' times
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "moved"])
@@ -174,6 +179,13 @@ def test_embedder_keeps_one_folder_for_each_texts_and_settings(tmp_path: Path) -
     assert len(list(keep.iterdir())) == 3 and not scratch.exists()
     Embedder(first).embed(TEXTS, content_of(TEXTS), scratch)
     assert len(list(scratch.iterdir())) == 1
+
+
+def test_many_embeddings_are_taken_by_number_in_any_order_from_any_shard(tmp_path: Path) -> None:
+    texts = [f"{'x' * (i % 7)} {i % 10}" for i in range(90)]
+    found, expected = encode_shards(texts, Encoder(), tmp_path, {}), Encoder()(texts)
+    numbers = np.random.default_rng(0).integers(90, size=300)
+    assert np.array_equal(found[numbers], expected[numbers])
 
 
 def test_search_reads_embeddings_like_an_array(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tdro.errors import ConfigError
 from tdro.models.bases import find_encoder
 from tdro.models.encoder import LOADING_ERRORS
 from tdro.models.quiet import quiet
+from tdro.models.trust import refuse_code
 
 
 def load_cross_encoder(
@@ -37,6 +38,7 @@ def load_cross_encoder(
         raise ConfigError(f"{name} is not a cross-encoder", where=where, saw=str(folder), do=do)
     try:
         with quiet():
+            refuse_code(folder)
             model = CrossEncoder(
                 str(folder), device=device, local_files_only=True, model_kwargs={"use_safetensors": True}
             )

@@ -6,6 +6,7 @@ It appears under its name complete or not at all, and ends with 16 bytes that ha
 manifest. So a killed run goes on with the shards that are missing, and a damaged or foreign shard is made again. When
 all are there the manifest also remembers their sizes and times; as long as these are the same, no shard is read to
 open the folder. Which texts share a forward pass depends on the shards alone: after a kill the bytes are the same.
+Processes that a launcher has started share the shards: rank r of R makes those whose number leaves r when divided by R.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from tdro.config import fingerprint
 from tdro.data.store import stamp
+from tdro.devices import ALONE, Ranks
 from tdro.errors import CheckpointError, DataError, EnvironmentProblem
 from tdro.files import atomic_path, write_json
 from tdro.retrieval.search import Encode
@@ -81,9 +83,9 @@ class Embeddings:
         if len(number_B) and not 0 <= number_B.min() <= number_B.max() < len(self):
             raise IndexError(f"embeddings {number_B.min()} to {number_B.max()} of {len(self)}")
         taken_BD = np.empty((len(number_B), self.shape[1]), self._shards[0].dtype if self._shards else np.float32)
-        shard_B = number_B // SHARD
-        for shard in np.unique(shard_B).tolist():
-            here_B = shard_B == shard
+        order_B = np.argsort(number_B, kind="stable")
+        shards, starts = np.unique(number_B[order_B] // SHARD, return_index=True)
+        for shard, here_B in zip(shards.tolist(), np.split(order_B, starts[1:]), strict=False):
             taken_BD[here_B] = self._shards[shard][number_B[here_B] - shard * SHARD]
         return taken_BD
 
@@ -99,7 +101,9 @@ class Embedder:
         folder: Folder of kept embeddings, one folder in it for each combination of texts and `about`; None where
             `about` does not identify the encoder, so that nothing can be kept beyond a call.
         precision: How embeddings are stored; float16 halves the disk and costs up to 0.05 % of a component.
-        progress: Called with (texts done, texts) before the first shard that is missing and after each.
+        progress: Called with (texts done, texts) before the first shard that is missing and after each; under several
+            ranks, with the texts of this one.
+        ranks: Processes that make the shards together; each calls `embed` with the same texts.
     """
 
     encode: Encode
@@ -107,6 +111,7 @@ class Embedder:
     folder: Path | None = None
     precision: Precision = "float32"
     progress: Progress | None = None
+    ranks: Ranks = ALONE
 
     def embed(self, texts: Texts, content: str, scratch: Path) -> Embeddings:
         """Encode texts, or map what an earlier call has encoded.
@@ -118,7 +123,9 @@ class Embedder:
         """
         about = {**self.about, "content": content}
         folder = (self.folder or scratch) / fingerprint(about, self.precision)
-        return encode_shards(texts, self.encode, folder, about, precision=self.precision, progress=self.progress)
+        return encode_shards(
+            texts, self.encode, folder, about, precision=self.precision, progress=self.progress, ranks=self.ranks
+        )
 
 
 def encode_shards(
@@ -129,6 +136,7 @@ def encode_shards(
     *,
     precision: Precision = "float32",
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Embeddings:
     """Encode texts into a folder of shards, making only what is missing.
 
@@ -141,15 +149,17 @@ def encode_shards(
         folder: Where the shards go.
         about: What decides the embeddings, texts included; written to the manifest.
         precision: How they are stored.
-        progress: Called with (texts done, n) before the first shard that is missing and after each.
+        progress: Called with (texts done, n) before the first shard that is missing and after each; under several
+            ranks n are the texts of this one's shards.
+        ranks: Processes that make the shards together, in a folder that all of them see.
 
     Returns:
-        The embeddings, memory-mapped.
+        The embeddings, memory-mapped, on every rank.
 
     Raises:
         CheckpointError: The folder holds embeddings of something else.
         DataError: An embedding is not finite, or there is not one per text.
-        EnvironmentProblem: The folder cannot be written.
+        EnvironmentProblem: The folder cannot be written, another rank has stopped, or its shards are not to be seen.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -159,20 +169,25 @@ def encode_shards(
         ...     found.shape, found[np.array([1, 0])].tolist()
         ((2, 1), [[5.0], [4.0]])
     """
-    place = _Folder(folder, {"form": _FORM, "texts": len(texts), "shard": SHARD, "precision": precision, **about})
-    found = place.claim()
-    missing = [number for number, shard in enumerate(found) if shard is None]
-    done = sum(len(shard) for shard in found if shard is not None)
+    place = ShardFolder(folder, about, len(texts), precision)
+    place.claim(write=ranks.number == 0)
+    ranks.barrier()
+    own = range(ranks.number, place.count, ranks.count)
+    missing = [number for number in own if place.open(number) is None]
+    of = sum(map(place.texts_in, own))
+    done = of - sum(map(place.texts_in, missing))
     for number in missing:
         if progress is not None and number == missing[0]:
-            progress(done, len(texts))
-        part = texts[number * SHARD : (number + 1) * SHARD]
-        found[number] = place.write(number, _checked(encode(part), part, precision))
-        done += len(part)
+            progress(done, of)
+        place.make(number, texts, encode)
+        done += place.texts_in(number)
         if progress is not None:
-            progress(done, len(texts))
-    place.finish()
-    return Embeddings([shard for shard in found if shard is not None])
+            progress(done, of)
+    ranks.barrier()
+    if ranks.number == 0:
+        place.finish()
+    ranks.barrier()
+    return place.open_all()
 
 
 class Gauge:
@@ -243,47 +258,92 @@ def save_array(file: Path, array: np.ndarray) -> None:
         np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0))
 
 
-class _Folder:
-    """The shards of one manifest on disk."""
+class ShardFolder:
+    """The shards of one sequence of texts on disk, made one by one, in any order and by any number of processes.
 
-    def __init__(self, path: Path, about: Mapping[str, object]) -> None:
-        self._path = path
-        self._about: dict[str, Any] = json.loads(json.dumps(about))
-        self._manifest = path / "manifest.json"
+    Args:
+        path: The folder.
+        about: What decides the embeddings.
+        texts: How many texts there are.
+        precision: How embeddings are stored.
 
-    def claim(self) -> list[np.ndarray | None]:
-        """Make sure that the folder belongs to the manifest and open every shard; None where one is to be made."""
+    Attributes:
+        count: How many shards there are to be.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, object], texts: int, precision: Precision) -> None:
+        form = {"form": _FORM, "texts": texts, "shard": SHARD, "precision": precision}
+        self._about: dict[str, Any] = json.loads(json.dumps({**form, **about}))
+        self._path, self._manifest, self._precision = path, path / "manifest.json", precision
+        self._stamps: dict[int, object] = {}
+        self.count = -(-texts // SHARD)
+
+    def claim(self, *, write: bool) -> None:
+        """Make sure that the folder belongs to the manifest, and write it where it is absent."""
         kept = self._read()
         fields = (kept.keys() | self._about.keys()) - {"stamps"} if kept else set()
         if differing := sorted(name for name in fields if kept.get(name) != self._about.get(name)):
             saw = {name: kept.get(name) for name in differing}
             do = "choose another folder, or delete this one"
             raise CheckpointError("the folder holds embeddings of something else", where=self._path, saw=saw, do=do)
-        if not kept:
+        if not kept and write:
             with _disk(self._manifest):
                 write_json(self._manifest, self._about)
-        count = -(-self._about["texts"] // SHARD)
-        stamps = dict(enumerate(kept.get("stamps", ())))
-        return [self._open(number, stamps.get(number)) for number in range(count)]
+        self._stamps = dict(enumerate(kept.get("stamps", ())))
 
-    def write(self, number: int, vectors_nD: np.ndarray) -> np.ndarray:
-        """Write a shard so that it appears complete or not at all, and map it."""
+    def texts_in(self, number: int) -> int:
+        """Count the texts of a shard."""
+        return min(SHARD, self._about["texts"] - number * SHARD)
+
+    def open(self, number: int) -> np.ndarray | None:
+        """Map a shard; None where it is to be made. It is read only if the manifest does not remember its stamp."""
+        file = self._file(number)
+        try:
+            if stamp(file) != self._stamps.get(number):
+                content = file.read_bytes()
+                if self._hash(number, memoryview(content)[:-_HASH]) != content[-_HASH:]:
+                    return None
+            shard = map_array(file)
+        except (OSError, ValueError, pa.ArrowException):
+            return None
+        return shard if shard.ndim == 2 and len(shard) == self.texts_in(number) else None
+
+    def make(self, number: int, texts: Texts, encode: Encode) -> None:
+        """Encode the texts of a shard and write it so that it appears complete or not at all."""
+        part = texts[number * SHARD : (number + 1) * SHARD]
         form = io.BytesIO()
-        np.lib.format.write_array(form, vectors_nD, version=(1, 0))
+        np.lib.format.write_array(form, _checked(encode(part), part, self._precision), version=(1, 0))
         file = self._file(number)
         with _disk(file), atomic_path(file) as path:
             path.write_bytes(form.getvalue() + self._hash(number, form.getbuffer()))
-        if (shard := self._open(number, None)) is None:
+        self._stamps.pop(number, None)
+        if self.open(number) is None:
             raise EnvironmentProblem("stored embeddings cannot be read back", where=file, do="check the disk")
-        return shard
 
     def finish(self) -> None:
         """Note that all shards are good, which spares the next call to read them."""
-        count = -(-self._about["texts"] // SHARD)
-        stamps = [stamp(self._file(number)) for number in range(count)]
+        try:
+            stamps = [stamp(self._file(number)) for number in range(self.count)]
+        except FileNotFoundError as problem:
+            raise self._unseen(problem.filename) from problem
         if self._read().get("stamps") != stamps:
             with _disk(self._manifest):
                 write_json(self._manifest, self._about | {"stamps": stamps})
+
+    def open_all(self) -> Embeddings:
+        """Map every shard, once all have been made."""
+        self._stamps = dict(enumerate(self._read().get("stamps", ())))
+        shards = []
+        for number in range(self.count):
+            if (shard := self.open(number)) is None:
+                raise self._unseen(self._file(number))
+            shards.append(shard)
+        return Embeddings(shards)
+
+    def _unseen(self, file: object) -> EnvironmentProblem:
+        """Say that a shard which was made is not here."""
+        do = "put the folder where every rank sees it, and let nothing else write to it"
+        return EnvironmentProblem("a shard that has been made is missing or damaged", where=file, do=do)
 
     def _read(self) -> dict[str, Any]:
         """Read the manifest; empty where it is absent or damaged."""
@@ -292,20 +352,6 @@ class _Folder:
         except (OSError, ValueError):
             return {}
         return kept if isinstance(kept, dict) else {}
-
-    def _open(self, number: int, trusted: object) -> np.ndarray | None:
-        """Map a shard; its content is compared with its hash unless the file still has the trusted stamp."""
-        file = self._file(number)
-        texts = min(SHARD, self._about["texts"] - number * SHARD)
-        try:
-            if stamp(file) != trusted:
-                content = file.read_bytes()
-                if self._hash(number, memoryview(content)[:-_HASH]) != content[-_HASH:]:
-                    return None
-            shard = map_array(file)
-        except (OSError, ValueError, pa.ArrowException):
-            return None
-        return shard if shard.ndim == 2 and len(shard) == texts else None
 
     def _hash(self, number: int, content: memoryview) -> bytes:
         """Hash a shard so that it is good in its own place only."""
