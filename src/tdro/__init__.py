@@ -10,22 +10,38 @@ if TYPE_CHECKING:
     from tdro.data.weights_file import read_weights
     from tdro.errors import TdroError
     from tdro.models.encoder import load_encoder
+    from tdro.retrieval.retriever import IndexSettings, Retriever, build_index
     from tdro.study_file import load_study
     from tdro.training.pipeline import run_study
     from tdro.training.replay import learn_weights
     from tdro.training.run import Run
 
 _HOMES = {
+    "IndexSettings": "tdro.retrieval.retriever",
+    "Retriever": "tdro.retrieval.retriever",
     "Run": "tdro.training.run",
     "Study": "tdro.config",
     "TdroError": "tdro.errors",
+    "build_index": "tdro.retrieval.retriever",
     "learn_weights": "tdro.training.replay",
     "load_encoder": "tdro.models.encoder",
     "load_study": "tdro.study_file",
     "read_weights": "tdro.data.weights_file",
     "run_study": "tdro.training.pipeline",
 }
-__all__ = ["Run", "Study", "TdroError", "learn_weights", "load_encoder", "load_study", "read_weights", "run_study"]
+__all__ = [
+    "IndexSettings",
+    "Retriever",
+    "Run",
+    "Study",
+    "TdroError",
+    "build_index",
+    "learn_weights",
+    "load_encoder",
+    "load_study",
+    "read_weights",
+    "run_study",
+]
 
 
 def __getattr__(name: str) -> Any:

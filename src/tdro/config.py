@@ -53,16 +53,22 @@ class DatasetConfig(Section):
 
 
 class TaskConfig(Section):
-    """One evaluation task: a folder in BEIR layout."""
+    """One evaluation task; MIRACL, MKQA and CQADupStack have several parts, whose mean is the task's score."""
 
     path: str
-    """Folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, relative to data.root."""
-    split: str = "test"
-    """Which qrels."""
+    """Folder in the layout of BEIR, MIRACL or MKQA, relative to data.root; docs/evaluation.md shows the layouts."""
+    kind: Literal["auto", "beir", "miracl", "mkqa"] = "auto"
+    """Layout of the folder; auto: as its files tell."""
+    split: str = ""
+    """Which qrels; empty: test, but dev for MS MARCO and MIRACL."""
+    languages: tuple[str, ...] = ()
+    """MIRACL and MKQA: these languages only."""
+    corpus: str = ""
+    """Folder or file of the documents, where it is not in the task's folder: MKQA, MIRACL."""
     instruction: str = ""
     """Task description put in front of the queries."""
-    ignore_identical_ids: bool = False
-    """Drop a result whose id is the query's id (BEIR: ArguAna, Quora)."""
+    ignore_identical_ids: bool | None = None
+    """Drop a result whose id is the query's id; where not given, as the benchmark does (BEIR: ArguAna, Quora)."""
 
 
 def _refuse_twins(names: Iterable[str]) -> None:
@@ -327,13 +333,33 @@ class EvaluationConfig(Section):
     """What the models are compared on."""
 
     tasks: dict[Name, Annotated[TaskConfig, BeforeValidator(_path_alone)]] = {}
-    """Name -> BEIR folder, or name -> {path, split, instruction, ignore_identical_ids}."""
+    """Name -> folder, or name -> {path, split, instruction, ...}."""
     models: tuple[ModelName, ...] = ("base", "reference", "proxy", "robust")
     """Which models are evaluated."""
+    baselines: tuple[str, ...] = ()
+    """Evaluated beside them: bm25 (extra `mine`), or names of encoders."""
+    watch: dict[Name, Annotated[TaskConfig, BeforeValidator(_path_alone)]] = {}
+    """Small tasks on which reference and robust are evaluated while they are trained."""
+    watch_every: Positive = 100
+    """Steps between these evaluations."""
+    keep: Literal["last", "best"] = "last"
+    """best: the model of the step that was best on the watched tasks, which are then no tasks of the evaluation."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "EvaluationConfig":
         _refuse_twins(self.tasks)
+        _refuse_twins(self.watch)
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_chosen_on_a_task_that_is_reported(self) -> "EvaluationConfig":
+        if self.keep == "best":
+            if not self.watch:
+                raise ValueError("keep: best needs tasks in watch")
+            reported = {Path(task.path) for task in self.tasks.values()}
+            both = [name for name, task in self.watch.items() if Path(task.path) in reported]
+            if both:
+                raise ValueError(f"{both[0]} is watched to choose the best step and also reported; watch another task")
         return self
 
 

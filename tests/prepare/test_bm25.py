@@ -1,4 +1,4 @@
-"""BM25: its scores, its words in any script, its order, and what is said without its package."""
+"""Mining by BM25: its scores, its order, another encoder as the judge, and what is said without its package."""
 
 import math
 import sys
@@ -9,10 +9,11 @@ import pytest
 
 from tdro.data.records import Passage, Row
 from tdro.errors import EnvironmentProblem
-from tdro.prepare.bm25 import Bm25, words
+from tdro.prepare.bm25 import Bm25
 from tdro.prepare.candidates import Dense
 from tdro.prepare.margins import Selection
 from tdro.prepare.mining import MiningReport, mine
+from tdro.retrieval.bm25 import words
 from tdro.retrieval.shards import Embedder
 
 TEXTS = ["bees dance in the hive", "bees and more bees", "the river carries sand", "sand, sand, sand"]
@@ -89,23 +90,6 @@ def test_an_encoder_can_score_what_bm25_has_found(tmp_path: Path) -> None:
     text = (tmp_path / "mined.jsonl").read_text(encoding="utf-8")
     assert '"text": "sand, sand, sand", "score": 64.0' in text and "river" not in text  # 4 * 16; the river is longer
     assert (report.judge, report.positive_similarity, report.above_margin) == ("lengths", 80.0, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Don't STOP, 42!", "don t stop 42"),
-        ("हिन्दी भाषा।", "हिन्दी भाषा"),
-        ("ภาษิ", "ภา าษ ษิ"),
-        ("カタカナとBM25", "カタ タカ カナ ナと bm25"),
-        ("한국어 사전", "한국 국어 사전"),
-        ("\uff21\uff22\uff23 caf\u00e9 cafe\u0301", "abc caf\u00e9 caf\u00e9"),
-        ("中。国", "中 国"),
-        ("... !?", ""),
-    ],
-)
-def test_words_of_any_script(text: str, expected: str) -> None:
-    assert words(text) == expected.split()
 
 
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

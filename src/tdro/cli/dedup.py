@@ -156,10 +156,10 @@ def _evaluation_sets(parsed: Arguments, study: Study | None) -> list["Evaluation
         for path in parsed.against:
             sets += read_evaluation_sets(Path(path), split=parsed.split)
     elif study:
-        from tdro.training.leakage_gate import evaluation_paths
+        from tdro.training.task_queries import query_sources
 
-        for name, where, split in evaluation_paths(study):
-            sets += read_evaluation_sets(where, split=split, name=name)
+        for source in query_sources(study):
+            sets += source.read()
     if not sets:
         do = "give --against EVAL..., or a study with evaluation tasks"
         raise ConfigError("there is nothing to compare with", where="--against", do=do)

@@ -1,6 +1,7 @@
 """What a person sees: bars with ETA and live weights in a terminal, plain lines elsewhere; tables at the end."""
 
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -24,10 +25,11 @@ class Display:
 
     Args:
         file: Where to write; bars are drawn only in a terminal.
+        quiet: Show nothing.
     """
 
-    def __init__(self, file: IO[str]) -> None:
-        self._console = Console(file=file, highlight=False, soft_wrap=not file.isatty())
+    def __init__(self, file: IO[str], *, quiet: bool = False) -> None:
+        self._console = Console(file=file, highlight=False, soft_wrap=not file.isatty(), quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"), console=self._console,
@@ -39,7 +41,7 @@ class Display:
         self._last_line = 0.0
 
     def __enter__(self) -> "Display":
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
             self._live.start()
         return self
@@ -64,11 +66,15 @@ class Display:
             self._step(event)
         elif kind == "progress":
             self._advance(stage, event["done"], event["total"], str(event.get("dataset", "")))
+        elif kind == "watched":
+            mark = ", the best so far" if event["best"] else ""
+            score = f"{100 * event['mean']:.2f} on the watched tasks{mark}"
+            self.note(f"{event['stage']:10} step {event['step'] + 1}: {score}")
         elif kind == "stage_finished":
             self._clear()
-            scores = event.get("scores")
-            result = f"  nDCG@10 {100 * scores['ndcg@10']:.2f}" if scores else ""
-            self.note(f"{stage:10} done in {_clock(event['seconds'])}{result}")
+            main = event.get("main")
+            result = f"  {measure_name(main)} {100 * event['scores'][main]:.2f}" if main else ""
+            self.note(f"{stage:10} done in {clock(event['seconds'])}{result}")
         elif kind == "note":
             self.note(f"{stage:10} {event['text']}")
         elif kind == "stage_skipped":
@@ -76,7 +82,7 @@ class Display:
         elif kind == "mined":
             self.note(
                 f"{stage:10} {event['dataset']}: {event['negatives']} for {event['mined']} of {event['rows']} rows"
-                f" in {_clock(event['seconds'])}; {event['short']} rows got fewer than asked, {event['none']} none"
+                f" in {clock(event['seconds'])}; {event['short']} rows got fewer than asked, {event['none']} none"
             )
 
     def _step(self, event: dict[str, Any]) -> None:
@@ -105,7 +111,7 @@ class Display:
         now = time.monotonic()
         if now - self._last_line > PLAIN_INTERVAL or (done == total and seconds_left is not None):
             self._last_line = now
-            left = f"  {_clock(seconds_left)} left" if seconds_left is not None else ""
+            left = f"  {clock(seconds_left)} left" if seconds_left is not None else ""
             self.note(f"{stage:10} {done}/{total}{left}  {numbers}")
 
     def _clear(self) -> None:
@@ -130,7 +136,7 @@ class Display:
 
 def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
     """Print what a study would sample."""
-    console = _console()
+    console = wide_console()
     reference, weights = study.reference, study.weights
     for title, config in (("reference and robust", reference), ("weights", weights)):
         console.print(
@@ -161,7 +167,7 @@ def print_weights(weights: dict[str, float], how: str) -> None:
     table = Table("dataset", "weight", box=None, header_style="bold")
     for name, weight in weights.items():
         table.add_row(name, f"{weight:.4f}")
-    console = _console()
+    console = wide_console()
     console.print(how)
     console.print(table)
 
@@ -171,14 +177,16 @@ def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | N
     from tdro.devices import peak_memory_gb
     from tdro.training.outcome import robust_gain
 
-    console = _console()
+    console = wide_console()
     if last == "weights" or (last in ("robust", "evaluate") and _has_plan(run)):
         _print_plan_and_weights(run, console, last)
-    if scores:
-        console.print(_score_table(scores))
+    if scores and all(scores.values()):
+        print_scores(scores, console)
+        print_oddities(run.folder / "evaluation", scores, console)
         gain = robust_gain(run)
         if gain:
-            console.print(verdict(gain))
+            mains = {main_measure(next(iter(of_models.values()))) for of_models in scores.values()}
+            console.print(verdict(gain, measure_name(mains.pop()) if len(mains) == 1 else "points"))
     peaks = ", ".join(f"{name} {value:.2f} GB" for name, value in peak_memory_gb().items())
     console.print(f"everything is in {run.folder}; peak memory: {peaks}")
 
@@ -214,9 +222,9 @@ def _print_plan_and_weights(run: "Run", console: Console, last: str) -> None:
         console.print("\n".join(sentences(diagnostics)))
 
 
-def verdict(gain: "Difference") -> str:
+def verdict(gain: "Difference", measure: str = "nDCG@10") -> str:
     """Say in plain words what robust against reference amounts to; honest when nothing was gained."""
-    points = f"{100 * gain.mean:+.2f} nDCG@10"
+    points = f"{100 * gain.mean:+.2f} {measure}"
     tasks = "1 task" if gain.tasks == 1 else f"{gain.tasks} tasks"
     basis = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f} over {gain.queries} queries of {tasks}"
     if not gain.is_clear:
@@ -225,23 +233,62 @@ def verdict(gain: "Difference") -> str:
     return f"Verdict: {said}. Robust against reference: {points} ({basis}, one seed)."
 
 
-def _score_table(scores: dict[str, dict[str, dict[str, float]]]) -> Table:
-    """nDCG@10 x 100 per task and model, with the mean."""
+def print_scores(scores: dict[str, dict[str, dict[str, float]]], console: Console) -> None:
+    """Print the main measure of every task and model in points (0 to 100), and the means over tasks.
+
+    Args:
+        scores: Task -> model -> measure -> mean. Every task has every model.
+        console: Where to.
+    """
     models = list(next(iter(scores.values())))
-    table = Table("nDCG@10", *models, box=None, header_style="bold")
+    mains = {task: main_measure(by_model[models[0]]) for task, by_model in scores.items()}
+    several = len(set(mains.values())) > 1
+    table = Table("points" if several else measure_name(mains[next(iter(mains))]), box=None, header_style="bold")
+    for model in models:
+        table.add_column(model, justify="right")
     for task, by_model in scores.items():
-        table.add_row(task, *(f"{100 * by_model[model]['ndcg@10']:.2f}" for model in models))
-    means = [sum(by_model[model]["ndcg@10"] for by_model in scores.values()) / len(scores) for model in models]
+        label = f"{task} ({measure_name(mains[task])})" if several else task
+        table.add_row(label, *(f"{100 * by_model[model][mains[task]]:.2f}" for model in models))
+    means = [sum(by_model[model][mains[task]] for task, by_model in scores.items()) / len(scores) for model in models]
     table.add_row("mean", *(f"{100 * mean:.2f}" for mean in means), style="bold")
-    return table
+    console.print(table)
 
 
-def _console() -> Console:
-    """A console for tables; wide enough for them where there is no terminal."""
+def print_oddities(folder: Path, scores: dict[str, dict[str, dict[str, float]]], console: Console) -> None:
+    """Print what did not fit together, a line for each task, or for each model where they differ.
+
+    Args:
+        folder: Has MODEL/TASK/summary.json.
+        scores: Task -> model.
+        console: Where to.
+    """
+    from tdro.evaluation.results import describe_oddities, read_summary
+
+    for task, by_model in scores.items():
+        said = {model: describe_oddities(read_summary(folder / model / task)["oddities"]) for model in by_model}
+        if len(set(said.values())) == 1:
+            said = {"": next(iter(said.values()))}
+        for model, line in said.items():
+            if line:
+                console.print(f"{task}{f', {model}' if model else ''}: {line}", markup=False)
+
+
+def main_measure(measures: dict[str, float]) -> str:
+    """Return the measure that stands for a task."""
+    return "ndcg@10" if "ndcg@10" in measures else "acc@10"
+
+
+def measure_name(measure: str) -> str:
+    """Write the name of a measure as people do."""
+    return measure.replace("ndcg", "nDCG").replace("acc", "Acc")
+
+
+def wide_console() -> Console:
+    """Make a console for tables; wide enough for them where there is no terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Write seconds as m:ss."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

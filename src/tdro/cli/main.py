@@ -20,6 +20,10 @@ OTHER_VERBS = {
     "check": "read every dataset of a study and say what is wrong with it",
     "convert": "write datasets in another layout",
     "dedup": "find and remove training rows that leak evaluation queries",
+    "compare": "are the differences between evaluated models more than chance?",
+    "fetch": "download BEIR, MIRACL or MKQA",
+    "index": "encode a corpus, to search it",
+    "search": "the passages of an index that answer a query",
 }
 HELP = """\
 usage: tdro VERB ...
@@ -94,6 +98,10 @@ def _dispatch(verb: str, arguments: list[str]) -> int:
         from tdro.cli import mine
 
         return mine.command(arguments)
+    if verb == "evaluate" and arguments and not arguments[0].endswith((".yaml", ".yml")):
+        from tdro.cli import evaluate
+
+        return evaluate.command(arguments)
     if verb in STUDY_VERBS:
         from tdro.cli import study
 

@@ -12,9 +12,8 @@ from tdro.config import MiningConfig
 from tdro.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    import numpy as np
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
@@ -50,7 +49,7 @@ class Arguments:
     corpus: str = ""
     """File of passages to mine from (id, title, text per record); empty: those of the dataset."""
     instruction: str = ""
-    """Put in front of the queries for the encoder."""
+    """Put in front of the queries for the encoder; empty: the prompt that the encoder was saved with, if any."""
     instruction_template: str = "Instruct: {instruction}\nQuery: {query}"
     """How instruction and query are joined."""
     query_max_length: int = 128
@@ -137,8 +136,9 @@ def _mine(path: Path, parsed: Arguments, console: "Console", bars: "Progress") -
 def _ranker_and_judge(parsed: Arguments, bars: "Progress") -> "tuple[Ranker, Judge | None]":
     """Load the models that are asked for."""
     from tdro.devices import pick_device
-    from tdro.prepare.bm25 import Bm25, require_bm25
+    from tdro.prepare.bm25 import Bm25
     from tdro.prepare.judges import PairScorer
+    from tdro.retrieval.bm25 import require_bm25
 
     mining = parsed.mining
     if mining.source == "bm25":
@@ -157,39 +157,21 @@ def _ranker_and_judge(parsed: Arguments, bars: "Progress") -> "tuple[Ranker, Jud
 
 def _dense(parsed: Arguments, bars: "Progress") -> "Dense":
     """Load the encoder."""
-    from tdro.data.examples import with_instruction
     from tdro.devices import pick_device
-    from tdro.files import cache_folder
-    from tdro.models.encoder import load_encoder
     from tdro.prepare.candidates import Dense
-    from tdro.retrieval.encode import encode
-    from tdro.retrieval.shards import Embedder, Gauge
-    from tdro.training.run import encoder_fingerprint
+    from tdro.retrieval.encoders import open_encoder
 
     device, name = pick_device(), parsed.mining.encoder
-    model = load_encoder(name, device=device.name, dtype=device.dtype)
-    identity = encoder_fingerprint(name)
-
-    def embedder(kind: str, instruction: str, max_length: int) -> Embedder:
-        gauge = Gauge(_bar(bars, f"encode {kind}"))
-
-        def encode_texts(texts: "Sequence[str]") -> "np.ndarray":
-            written = [with_instruction(text, instruction, parsed.instruction_template) for text in texts]
-            with device.precision():
-                return encode(model, written, max_length=max_length, progress=gauge.passes)
-
-        about = {
-            "encoder": identity,
-            "instruction": instruction,
-            "template": parsed.instruction_template if instruction else "",
-            "max_length": max_length,
-            "dtype": str(device.dtype),
-            "autocast": device.autocast,
-        }
-        return Embedder(encode_texts, about, cache_folder() / "embeddings", progress=gauge.shards)
-
-    queries = embedder("queries", parsed.instruction, parsed.query_max_length)
-    return Dense(queries, embedder("passages", "", parsed.passage_max_length), name, device.name)
+    queries, passages = open_encoder(
+        name,
+        device=device,
+        query_instruction=parsed.instruction,
+        instruction_template=parsed.instruction_template,
+        query_max_length=parsed.query_max_length,
+        passage_max_length=parsed.passage_max_length,
+        progress=_bar(bars, "encode texts"),
+    )
+    return Dense(queries, passages, name, device.name)
 
 
 def _bars(console: "Console") -> "Progress":

@@ -1,5 +1,6 @@
 """`tdro run|mine|reference|weights|robust|evaluate STUDY.yaml [--section.option value ...]`."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,16 +92,19 @@ def execute(verb: str, study: Study, text: str) -> int:
     last = cast("LastStage", "evaluate" if verb == "run" else verb)
     from tdro.cli.display import Display, print_outcome
 
-    with Display(sys.stdout) as display:
+    talks = os.environ.get("RANK", "0") == "0"  # of several ranks the first
+    with Display(sys.stdout, quiet=not talks) as display:
         display.note("loading libraries")
         from torch import OutOfMemoryError
 
+        from tdro.devices import join_ranks
         from tdro.training.loop import Stopped
         from tdro.training.pipeline import evaluate_only, run_study
         from tdro.training.run import Run
 
-        run = Run(study, display.show, text)
-        display.note(f"study {study.name} -> {run.folder} (seed {study.seed}, {run.device.name})")
+        run = Run(study, display.show, text, join_ranks())
+        several = f" x {run.ranks.count}" if run.ranks.count > 1 else ""
+        display.note(f"study {study.name} -> {run.folder} (seed {study.seed}, {run.device.name}{several})")
         try:
             scores = evaluate_only(run) if verb == "evaluate" else run_study(run, last)
         except TdroError as error:
@@ -115,7 +119,8 @@ def execute(verb: str, study: Study, text: str) -> int:
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on from here")
             return 130
-    print_outcome(run, scores, last)
+    if talks:
+        print_outcome(run, scores, last)
     return 0
 
 

@@ -19,10 +19,10 @@ Qrels = Mapping[str, Mapping[str, int]]
 def score_run(qrels: Qrels, run: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
     """Compute nDCG@10, recall@100 and reciprocal rank at 10 of every judged query.
 
-    A ranking counts exactly in the order given. ir-measures would sort by score and break ties by
-    document id, in descending order for two of these measures and in ascending order for the third,
-    so it is given strictly decreasing numbers made from the ranks. nDCG uses linear gains (a document of
-    relevance 2 adds 2 / log2(rank + 1)); relevance 1 or more counts as relevant for the others.
+    A ranking counts exactly in the order given; rankers put equal scores in the order of the ids. ir-measures
+    would sort by score and break ties by document id, in descending order for two of these measures and in
+    ascending order for the third, so it is given strictly decreasing numbers made from the ranks. nDCG uses linear
+    gains (a document of relevance 2 adds 2 / log2(rank + 1)); relevance 1 or more counts as relevant for the others.
     A judged query without results, or without any relevant document, scores 0 and stays in the mean.
     Queries that nobody judged are left out.
 

@@ -22,6 +22,7 @@ from tdro.models.frame import append_eos, frame
 from tdro.models.lora import merged
 from tdro.models.network import check_attention, network_of
 from tdro.models.quiet import quiet
+from tdro.models.trust import refuse_code
 
 POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 """Our names -> those of sentence-transformers."""
@@ -69,6 +70,7 @@ def load_encoder(
         kwargs["attn_implementation"] = attention
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
+            refuse_code(folder)
             torch.default_generator.manual_seed(0)  # an unused pooler may be initialised while loading
             model = _load_saved(folder, kwargs) if (folder / "modules.json").is_file() else _load_plain(folder, kwargs)
             missing = _missing_weights(model, folder)
@@ -258,6 +260,9 @@ def _prepare_tokenizer(transformer: Transformer, base: str, pools_last: bool, ma
     """See to the token to pad with, and to the end-of-text token of decoders and last-token models."""
     tokenizer = transformer.tokenizer
     assert tokenizer is not None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where a folder has none
+        do = "copy tokenizer.json and tokenizer_config.json into the model's folder"
+        raise ConfigError(f"{base} has no tokenizer", where="model.base", saw=f"{len(tokenizer)} tokens", do=do)
     rows = transformer.model.get_input_embeddings().num_embeddings
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

@@ -36,6 +36,7 @@ def mine(
     judge: Judge | None = None,
     only_missing: bool = False,
     query_chunk: int = 16384,
+    process: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> MiningReport:
     """Write the dataset with negatives selected from a window of each query's ranking.
@@ -65,6 +66,7 @@ def mine(
         judge: Gives the scores that margins and limits look at; by default the ranker.
         only_missing: Leave rows that have negatives as they are.
         query_chunk: Queries encoded and searched at a time.
+        process: Which of the processes that write this same file this one is.
         progress: Called with (rows done, rows) after every chunk.
 
     Returns:
@@ -102,7 +104,7 @@ def mine(
             if progress is not None:
                 progress(found.rows, len(rows))
 
-    with _scratch(out_path) as scratch:
+    with _scratch(out_path, process) as scratch:
         write_rows(mined_rows(scratch), out_path)
     return found.report(
         ranker=ranker.name,
@@ -234,9 +236,9 @@ def _stored(rows: RowSource, corpus: Corpus | Iterable[Passage] | None, folder: 
 
 
 @contextmanager
-def _scratch(out_path: Path) -> Iterator[Path]:
+def _scratch(out_path: Path, process: int) -> Iterator[Path]:
     """Make a folder beside a file for the time of the block; what a killed process left in it is cleared away."""
-    folder = out_path.with_name(f".{out_path.name}.mining")
+    folder = out_path.with_name(f".{out_path.name}.mining-{process}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
