@@ -114,10 +114,23 @@ OPTIONS = [
     "robust.max_epochs",
     "robust.weights",
     "evaluation.tasks.*.path",
+    "evaluation.tasks.*.kind",
     "evaluation.tasks.*.split",
+    "evaluation.tasks.*.languages",
+    "evaluation.tasks.*.corpus",
     "evaluation.tasks.*.instruction",
     "evaluation.tasks.*.ignore_identical_ids",
     "evaluation.models",
+    "evaluation.baselines",
+    "evaluation.watch.*.path",
+    "evaluation.watch.*.kind",
+    "evaluation.watch.*.split",
+    "evaluation.watch.*.languages",
+    "evaluation.watch.*.corpus",
+    "evaluation.watch.*.instruction",
+    "evaluation.watch.*.ignore_identical_ids",
+    "evaluation.watch_every",
+    "evaluation.keep",
 ]
 
 
@@ -168,6 +181,31 @@ def test_wrong_keys_and_values_are_refused_with_file_line_and_remedy(tmp_path, c
         load_study(write(tmp_path, MINIMAL + change))
     for part in expected:
         assert part in str(error.value)
+
+
+LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "alias"),
+    [
+        ("data: &x [*x]\n", 1, "*x"),
+        ("name: a\ndata: &x\n  datasets: *x\n", 3, "*x"),
+        (f"a0: &a0 [x]\n{LAUGHS}", 2, "*a0"),
+        (MINIMAL + "reference: &r {steps: 3}\nweights: {<<: *r}\n", 9, "*r"),
+    ],
+)
+def test_aliases_are_refused_where_they_stand_and_cost_no_time(tmp_path, text, where, alias):
+    with pytest.raises(ConfigError, match="no aliases") as error:
+        load_study(write(tmp_path, text))
+    assert f"study.yaml:{where}\n" in str(error.value) and repr(alias) in str(error.value)
+
+
+def test_what_a_run_records_twice_is_written_twice(tmp_path):
+    study, shared = load_study(write(tmp_path, MINIMAL)), {"torch": ["2"]}
+    resolved = write(tmp_path, save_study(study, {"first": shared, "second": shared}))
+    assert load_study(resolved) == study
+    assert yaml.safe_load(resolved.read_text())["ran"] == {"first": shared, "second": shared}
 
 
 @pytest.mark.parametrize(

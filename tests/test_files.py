@@ -1,12 +1,13 @@
 """Files and folders appear whole or not at all."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from tdro.files import atomic_folder, atomic_path, cache_folder, write_json
+from tdro.files import atomic_folder, atomic_path, cache_folder, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -31,6 +32,11 @@ def test_a_failed_folder_leaves_the_old_one_and_a_good_one_replaces_it(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def temporary(name: str, process: int, kind: str = "tmp", host: str | None = None) -> str:
+    """Name that a process of this number, on this or another host, writes `name` under."""
+    return f".{name}.{re.sub('[^A-Za-z0-9]', '_', host or os.uname().nodename)}-{process}.{kind}"
+
+
 def dead_process() -> int:
     """Number of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -40,17 +46,37 @@ def dead_process() -> int:
 
 def test_what_killed_processes_left_is_cleared_away_and_what_live_ones_write_is_not(tmp_path):
     for owner in (dead_process(), os.getppid()):
-        (tmp_path / f".model.{owner}.tmp").mkdir()
-        (tmp_path / f".a.json.{owner}.tmp").write_text("half")
+        (tmp_path / temporary("model", owner)).mkdir()
+        (tmp_path / temporary("a.json", owner)).write_text("half")
     with atomic_folder(tmp_path / "model") as folder:
         (folder / "w").write_text("new")
     write_json(tmp_path / "a.json", {})
-    alive = {f".model.{os.getppid()}.tmp", f".a.json.{os.getppid()}.tmp"}
+    alive = {temporary("model", os.getppid()), temporary("a.json", os.getppid())}
     assert {p.name for p in tmp_path.iterdir()} == {"model", "a.json"} | alive
 
 
+def test_what_processes_of_other_hosts_write_stays(tmp_path):
+    others = {temporary("a.json", dead_process(), kind, f"x{os.uname().nodename}") for kind in ("tmp", "old")}
+    for name in others:
+        (tmp_path / name).write_text("half")
+    with atomic_path(tmp_path / "a.json") as path:
+        assert path.name == temporary("a.json", os.getpid())
+        path.touch()
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json"} | others
+
+
+def test_two_hosts_whose_processes_have_one_number_write_apart(tmp_path, monkeypatch):
+    here = os.uname()
+    with atomic_path(tmp_path / "a.json") as first:
+        first.write_text("1")
+        monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", f"{here.nodename}.b", *here[2:])))
+        write_text(tmp_path / "a.json", "2")
+        assert first.read_text() == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_a_folder_that_was_moved_aside_by_a_killed_process_comes_back(tmp_path):
-    aside = tmp_path / f".model.{dead_process()}.old"
+    aside = tmp_path / temporary("model", dead_process(), "old")
     aside.mkdir()
     (aside / "w").write_text("old")
     with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model"):

@@ -1,11 +1,13 @@
 """Writing files so that a crash at any moment leaves the old content or the new, never a mixture.
 
-What a killed process left behind is cleared away when the same name is written again.
+What a killed process left behind is cleared away when the same name is written again on the same host: of processes
+on other hosts, which may write to the same file system, nobody here knows whether they live.
 """
 
 import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             if file.is_file():
                 _sync(file)
         if target.exists():
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            old = temporary.with_suffix(".old")
             os.replace(target, old)
             os.replace(temporary, target)
             shutil.rmtree(old)
@@ -59,10 +61,11 @@ def write_json(target: Path, content: object) -> None:
 
 
 def _temporary(target: Path) -> Path:
-    """Choose the temporary name of this process beside a target, and clear away what killed processes left there."""
+    """Choose the temporary name of this process beside a target, and clear away what killed ones of this host left."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
-        owner, kind = left.name.removeprefix(f".{target.name}.").partition(".")[::2]
+    stem = f".{target.name}.{re.sub(r'[^A-Za-z0-9]', '_', os.uname().nodename)}-"
+    for left in target.parent.glob(f"{glob.escape(stem)}*"):
+        owner, _, kind = left.name.removeprefix(stem).partition(".")
         if kind not in ("tmp", "old") or not owner.isdigit() or (int(owner) != os.getpid() and _is_alive(int(owner))):
             continue
         if kind == "old" and not target.exists():
@@ -71,7 +74,7 @@ def _temporary(target: Path) -> Path:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
-    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    return target.with_name(f"{stem}{os.getpid()}.tmp")
 
 
 def _is_alive(process: int) -> bool:

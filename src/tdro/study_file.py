@@ -28,6 +28,7 @@ def load_study(path: Path) -> Study:
     except UnicodeDecodeError as error:
         raise ConfigError("study file is not UTF-8", where=path, saw=str(error), do="save it as UTF-8") from None
     try:
+        _refuse_aliases(text, path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         raw = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -57,7 +58,15 @@ def save_study(study: Study, ran: Mapping[str, Any] | None = None) -> str:
         ran: Versions, fingerprints and so on, recorded under the key `ran`.
     """
     content = study.model_dump(mode="json") | ({RAN_KEY: dict(ran)} if ran else {})
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(content, Dumper=_InFull, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _InFull(yaml.SafeDumper):
+    """Writes what occurs twice twice: `load_study` takes no aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Tell whether a value is written in full wherever it occurs."""
+        return True
 
 
 def _explain(error: ValidationError, path: Path, node: yaml.Node | None) -> ConfigError:
@@ -91,6 +100,15 @@ def _keys_at(location: list[str]) -> list[str]:
         inner, star = section_of(section.model_fields[part].annotation)
         section, in_mapping = inner or section, bool(star)
     return list(section.model_fields)
+
+
+def _refuse_aliases(text: str, path: Path) -> None:
+    """Refuse `*name`: a few of them within one another stand for more values than memory holds, or for endless ones."""
+    alias = next((token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)), None)
+    if alias is not None:
+        do = "write the values out where they are used, or quote a text that begins with *"
+        where = f"{path}:{alias.start_mark.line + 1}"
+        raise ConfigError("a study file has no aliases", where=where, saw=f"*{alias.value}", do=do)
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:

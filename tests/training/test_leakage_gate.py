@@ -75,7 +75,7 @@ def test_stop_names_datasets_and_remedies(tmp_path):
 
 def test_off_reads_nothing(tmp_path, monkeypatch):
     run = make_run(tmp_path, "off", against=("eval/nothing.txt",))
-    monkeypatch.setattr(gate_module, "read_evaluation_sets", None)
+    monkeypatch.setattr(gate_module, "query_sources", None)
     assert leakage_gate(run, run.source_rows) == run.source_rows and notes(run) == []
 
 

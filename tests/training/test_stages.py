@@ -89,7 +89,9 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     datasets = {name: {"path": f"train/{name}.jsonl", "size": size} for name, size in sizes.items()}
     mining = {"when": "always", "ranks": [0, 9], "negatives": 4}
     held_out = {"held_out_share": 0.2, "held_out_every": 3}
-    study = tiny_study(tmp_path, "static", mining=mining, data={"datasets": datasets}, weights=held_out)
+    watch = {"watch": {"words": "eval/words"}}
+    changes = {"mining": mining, "data": {"datasets": datasets}, "weights": held_out, "evaluation": watch}
+    study = tiny_study(tmp_path, "static", **changes)
     fixed = study.robust.model_copy(update={"plan": "reweight", "weights": "uniform"})
     monkeypatch.setattr(Section, "__getattribute__", remember)
     run_study(Run(study))

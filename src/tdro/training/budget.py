@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,13 @@ class Budget:
     def graph_tokens(self) -> int:
         """Tokens whose graphs may be in memory at once."""
         return 2 * self.max_tokens
+
+    def shared(self, ranks: int, tokens_of_step: int) -> "Budget":
+        """Return a budget that leaves every rank at least four forward passes in a step, so that none is idle long."""
+        if ranks == 1:
+            return self
+        fair = max(tokens_of_step // (4 * ranks), SMALLEST)
+        return replace(self, max_tokens=min(self.max_tokens, fair))
 
     def __str__(self) -> str:
         tried = ", ".join(f"{tokens}: {speed:,.0f}/s" for tokens, speed in self.tried.items())

@@ -7,9 +7,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from tdro.devices import Device
+from tdro.devices import ALONE, Device, Ranks
 from tdro.models.encoder import embed
 from tdro.models.packing import pack
+from tdro.sharding import is_sharded
 
 
 def cached_backward(
@@ -20,6 +21,7 @@ def cached_backward(
     max_tokens: int,
     step_seed: int,
     graph_tokens: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Accumulate the gradient of a loss over all embeddings, a few micro-batches in memory at a time.
 
@@ -27,6 +29,11 @@ def cached_backward(
     embedded once more to carry it on to the parameters. Each micro-batch is seeded, so dropout repeats itself. The last
     ones, as many as `graph_tokens` holds and at least one, keep their graph from the first time; when everything fits,
     nothing is done twice.
+
+    Several ranks deal the micro-batches out and gather the embeddings; each of them computes the whole loss, which is
+    little work, so a text is a negative for the queries of all ranks and the sum of the ranks' gradients is that of one
+    process, dropout included. With a sharded model each makes as many passes as the first: those that have fewer texts
+    embed one once more and carry back nothing.
 
     Args:
         model: In training mode.
@@ -37,43 +44,61 @@ def cached_backward(
         max_tokens: Tokens of a micro-batch, padding included.
         step_seed: Seeds the micro-batches.
         graph_tokens: Tokens, padding included, whose graphs may be in memory at once.
+        ranks: Who shares the work. The gradients are those of this rank's micro-batches; summed, if sharded.
 
     Returns:
-        The loss, without graph.
+        The loss of the whole batch, without graph.
 
     Source: Gao et al., Scaling deep contrastive learning batch size under memory limited setup (2021).
     """
     length_n = np.array([len(tokens) for tokens in token_lists])
     groups = pack(length_n, max_tokens)
-    first_kept = _first_kept([len(group) * int(length_n[group].max()) for group in groups], graph_tokens)
+    passes = [*groups, length_n.argmin(keepdims=True)]  # the last one for ranks that only keep the others company
+    cost = [len(texts) * int(length_n[texts].max()) for texts in passes]
+    dealt = [list(range(rank, len(groups), ranks.count)) for rank in range(ranks.count)]
+    mine, turns = dealt[ranks.number], dealt[ranks.number]
+    first_kept = _first_kept([cost[turn] for turn in turns], graph_tokens)
+    if is_sharded(model):
+        all_turns = [rank + [len(groups)] * (len(dealt[0]) - len(rank)) for rank in dealt]
+        turns = all_turns[ranks.number]
+        first_kept = max(_first_kept([cost[turn] for turn in of_rank], graph_tokens) for of_rank in all_turns)
 
-    def represent(index: int) -> Tensor:
-        torch.manual_seed(step_seed + index)
+    def represent(turn: int) -> Tensor:
+        torch.manual_seed(step_seed + turn)
         with device.precision():
-            return embed(model, [token_lists[i] for i in groups[index]])
+            return embed(model, [token_lists[i] for i in passes[turn]])
 
     with torch.no_grad():
-        parts = [represent(index) for index in range(first_kept)]
-    kept = {index: represent(index) for index in range(first_kept, len(groups))}
-    order_n = torch.from_numpy(np.argsort(np.concatenate(groups))).to(kept[first_kept].device)
-    embedding_nD = torch.cat([*parts, *(part.detach() for part in kept.values())])[order_n].requires_grad_()
-    del parts
+        parts = [represent(turn) for turn in turns[:first_kept]]
+    kept = {turn: represent(turn) for turn in turns[first_kept:]}
+    parts += [part.detach() for part in kept.values()]
+    own_mD = torch.cat(parts[: len(mine)]) if mine else _no_embeddings(model, device)
+    order_n = torch.from_numpy(np.argsort(np.concatenate([groups[g] for rank in dealt for g in rank])))
+    embedding_nD = torch.cat(ranks.gather(own_mD))[order_n.to(own_mD.device)].requires_grad_()
+    del parts, own_mD
     total = embedding_nD.new_zeros((), dtype=torch.float64)
     for loss in losses_of(embedding_nD):
         loss.backward()
         total += loss.detach()
     gradient_nD = embedding_nD.grad
     assert gradient_nD is not None
-    for index in reversed(range(len(groups))):  # what is in memory goes first
-        part_mD = kept.pop(index) if index in kept else represent(index)
-        part_mD.backward(gradient_nD[torch.from_numpy(groups[index])])
+    for turn in reversed(turns):  # what is in memory goes first
+        part_mD = kept.pop(turn) if turn in kept else represent(turn)
+        of_part_mD = gradient_nD[torch.from_numpy(passes[turn])]
+        part_mD.backward(of_part_mD if turn < len(groups) else torch.zeros_like(of_part_mD))
         del part_mD
     return total
 
 
+def _no_embeddings(model: SentenceTransformer, device: Device) -> Tensor:
+    """What a rank contributes that has nothing to do."""
+    dtype = torch.promote_types(device.dtype, torch.float32)
+    return torch.empty((0, model.get_embedding_dimension() or 0), dtype=dtype, device=device.name)
+
+
 def _first_kept(tokens: list[int], graph_tokens: int) -> int:
     """Find the first micro-batch from which on all fit into the memory for graphs together."""
-    first = len(tokens) - 1
+    first = max(len(tokens) - 1, 0)
     while first > 0 and sum(tokens[first - 1 :]) <= graph_tokens:
         first -= 1
     return first

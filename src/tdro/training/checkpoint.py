@@ -1,96 +1,342 @@
-"""Everything a stage needs to go on as if it had never stopped. Safetensors and JSON only."""
+"""Everything a stage needs to go on as if it had never stopped. Safetensors and JSON only.
+
+A checkpoint holds whole tensors, also of a sharded model: any number of ranks takes it up, sharded or not. All ranks call
+what saves and loads; rank 0 writes.
+"""
 
 import json
 import re
 import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from tdro.errors import CheckpointError
+from tdro.config import fingerprint
+from tdro.devices import ALONE, Ranks
+from tdro.errors import CheckpointError, EnvironmentProblem
 from tdro.files import atomic_folder, write_json
+from tdro.sharding import cut_like, gathered
 
 FORMAT = 1
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a stage.
+
+    Attributes:
+        folder: Where they are.
+        fingerprint: Of the study, data and inputs; a checkpoint is never used for others.
+        inputs: What went into the fingerprint, as far as it can be named, for the error.
+        kept: How many of the last ones stay.
+        ranks: Who trains the model.
+        tell: Called with a sentence when a damaged checkpoint is passed over.
+    """
+
+    folder: Path
+    fingerprint: str
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    kept: int = 1
+    ranks: Ranks = ALONE
+    tell: Callable[[str], None] = lambda text: None
+
+    def save(
+        self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Write a checkpoint atomically and remove those that are too old.
+
+        Args:
+            step: Steps done.
+            model: Its parameters are saved, but for frozen ones, which are those of the base.
+            optimizer: Its state per parameter is saved, in the order of its parameters.
+            state: What else the stage needs, as JSON; floats survive exactly.
+
+        Raises:
+            EnvironmentProblem: The disk refuses the files; the checkpoints before are untouched.
+        """
+        writes = self.ranks.number == 0
+        tensors = _on_cpu(_tensors(model).items(), writes)
+        moments = _on_cpu(_moments(optimizer), writes)
+        if not writes:
+            return
+        about = {"format": FORMAT, "step": step, "fingerprint": self.fingerprint, "inputs": _flat(self.inputs)}
+        try:
+            with atomic_folder(self.folder / f"step-{step:08d}") as path:
+                save_file(tensors, path / MODEL)
+                save_file(moments, path / OPTIMIZER)
+                write_json(path / STATE, {**about, "state": state})
+        except (OSError, SafetensorError) as error:
+            do = "free some disk space; the same command goes on from the checkpoint before"
+            raise EnvironmentProblem(
+                "a checkpoint could not be saved", where=self.folder, saw=str(error), do=do
+            ) from error
+        for older in _steps(self.folder)[: -self.kept]:
+            shutil.rmtree(older)
+
+    def load(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Restore the newest checkpoint that is whole into a model and an optimizer.
+
+        Those that are damaged are passed over, with a message, and removed.
+
+        Returns:
+            Steps done and the stage's state; None when there is no checkpoint.
+
+        Raises:
+            CheckpointError: It belongs to another study, mixture or data, or none is whole.
+            EnvironmentProblem: The ranks see different checkpoints.
+        """
+        damaged: dict[Path, str] = {}
+        for path in reversed(_steps(self.folder)):
+            try:
+                found = _read(path, model, optimizer, self._refuse_others)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                damaged[path] = " ".join(str(error).split()) or type(error).__name__
+                continue
+            self._agree_on(found.step)
+            self._pass_over(damaged)
+            found.fill(model, optimizer)
+            return found.step, found.state
+        self._agree_on(0)
+        if damaged:
+            saw = "; ".join(f"{path.name}: {why}" for path, why in damaged.items())
+            do = f"remove {self.folder} to start the stage again"
+            raise CheckpointError("no checkpoint is whole", where=self.folder, saw=saw, do=do)
+        return None
+
+    def _refuse_others(self, path: Path, content: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was made from something else.
+
+        Raises:
+            CheckpointError: It says what is different.
+        """
+        if content["format"] == FORMAT and content["fingerprint"] == self.fingerprint:
+            return
+        again = f"remove {self.folder} to start the stage again"
+        if content["format"] != FORMAT:
+            saw = f"format {content['format']}, this is format {FORMAT}"
+            raise CheckpointError("checkpoint is of another version of tdro", where=path, saw=saw, do=again)
+        saw = _differences(content.get("inputs", {}), _flat(self.inputs))
+        do = f"go back to that study, or {again}"
+        raise CheckpointError("checkpoint belongs to another study, mixture or data", where=path, saw=saw, do=do)
+
+    def _agree_on(self, step: int) -> None:
+        """Make sure that all ranks go on from the same step."""
+        first = self.ranks.agree(step)
+        if self.ranks.any(first != step):
+            do = "put the run folder on a file system that all machines see"
+            saw = f"step {step} on rank {self.ranks.number}, {first} on rank 0"
+            raise EnvironmentProblem("the ranks do not see the same checkpoint", where=self.folder, saw=saw, do=do)
+
+    def _pass_over(self, damaged: dict[Path, str]) -> None:
+        """Say which checkpoints are not used, and remove them: kept, they would count as newer than the next ones."""
+        if self.ranks.number == 0:
+            for path, why in damaged.items():
+                self.tell(f"{path.name} is damaged ({why}); going on from the checkpoint before")
+                shutil.rmtree(path)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A checkpoint in memory."""
+
+    step: int
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+    moments: dict[int, dict[str, Tensor]]
+
+    def fill(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put it into a model and an optimizer."""
+        fill_tensors(model, self.tensors)
+        parameters = _parameters(optimizer)
+        state = {
+            index: {
+                name: cut_like(value, parameters[index]) if value.ndim else value for name, value in values.items()
+            }
+            for index, values in self.moments.items()
+        }
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _read(
+    path: Path,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    fingerprint: str,
-) -> None:
-    """Write a checkpoint atomically and remove the ones before it.
+    refuse_others: Callable[[Path, dict[str, Any]], None],
+) -> _Found:
+    """Read a checkpoint and compare it with what it is for.
+
+    Raises:
+        CheckpointError: It was made from something else.
+        OSError, ValueError, KeyError, TypeError, SafetensorError: It is damaged.
+    """
+    content = json.loads((path / STATE).read_text("utf-8"))
+    refuse_others(path, content)
+    tensors, joined = load_file(path / MODEL), load_file(path / OPTIMIZER)
+    _compare(tensors, _tensors(model), MODEL)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in joined.items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = tensor
+    parameters = _parameters(optimizer)
+    for index, values in moments.items():
+        wanted = parameters[index] if index < len(parameters) else None
+        if wanted is None or any(value.ndim and value.shape != wanted.shape for value in values.values()):
+            raise ValueError(f"{OPTIMIZER} does not fit parameter {index}")
+    return _Found(int(content["step"]), dict(content["state"]), tensors, moments)
+
+
+def save_best(folder: Path, step: int, model: torch.nn.Module) -> None:
+    """Keep the parameters of a step atomically, beside those that are kept already.
 
     Args:
         folder: Folder of the stage's checkpoints.
         step: Steps done.
-        model: Its parameters are saved, but for frozen ones, which are those of the base.
-        optimizer: Its state per parameter is saved, in the order of its parameters.
-        state: What else the stage needs, as JSON; floats survive exactly.
-        fingerprint: Of the study, data and inputs; a checkpoint is never used for others.
+        model: Its parameters are saved, but for frozen ones.
     """
-    with atomic_folder(folder / f"step-{step:08d}") as path:
-        save_file(
-            {name: p.detach().contiguous().cpu() for name, p in _tensors(model).items()}, path / "model.safetensors"
-        )
-        moments = {
-            f"{index}.{name}": value.detach().contiguous().cpu()
-            for index, values in optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-        }
-        save_file(moments, path / "optimizer.safetensors")
-        write_json(path / "state.json", {"format": FORMAT, "step": step, "fingerprint": fingerprint, "state": state})
-    for older in _checkpoints(folder)[:-1]:
-        shutil.rmtree(older)
+    with atomic_folder(_best(folder, step)) as path:
+        save_file(trained_tensors(model), path / MODEL)
 
 
-def load_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
-) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest checkpoint into a model and an optimizer.
+def forget_best(folder: Path, but: int | None) -> None:
+    """Remove the parameters that `save_best` has kept, but for those of one step.
 
-    Returns:
-        Steps done and the stage's state; None when there is no checkpoint.
+    Those that were the best when a checkpoint was saved stay as long as it does: training may go on from there.
+    """
+    found = sorted(p for p in folder.glob("best-*") if re.fullmatch(r"best-\d+", p.name))
+    needed = {_best(folder, but)} if but is not None else set()
+    for step in _steps(folder):
+        needed |= set([path for path in found if _number(path) <= _number(step)][-1:])
+    for path in found:
+        if path not in needed:
+            shutil.rmtree(path)
+
+
+def require_best(folder: Path, step: int) -> None:
+    """Refuse to go on without the parameters of the best step.
 
     Raises:
-        CheckpointError: It belongs to another study, mixture or data, or is damaged.
+        CheckpointError: They are not there.
     """
-    found = _checkpoints(folder)
-    if not found:
-        return None
-    path = found[-1]
-    again = f"remove {folder} to start the stage again"
+    path = _best(folder, step)
+    if not path.is_dir():
+        do = f"remove {folder} to start the stage again"
+        raise CheckpointError("parameters of the best step are lost", where=path, do=do)
+
+
+def load_best(folder: Path, step: int, model: torch.nn.Module) -> None:
+    """Fill a model with the parameters that `save_best` has kept.
+
+    Raises:
+        CheckpointError: They are not there, or damaged.
+    """
+    require_best(folder, step)
+    path = _best(folder, step)
     try:
-        content = json.loads((path / "state.json").read_text("utf-8"))
-        weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+        tensors = load_file(path / MODEL)
+        _compare(tensors, _tensors(model), MODEL)
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError("checkpoint is damaged", where=path, saw=str(error), do=again) from None
-    if (content["format"], content["fingerprint"]) != (FORMAT, fingerprint):
-        do = f"go back to that study, or {again}"
-        saw = f"{content['fingerprint']}, this study is {fingerprint}"
-        raise CheckpointError("checkpoint belongs to another study, mixture or data", where=path, saw=saw, do=do)
+        do = f"remove {folder} to start the stage again"
+        raise CheckpointError("parameters of the best step are damaged", where=path, saw=str(error), do=do) from None
+    fill_tensors(model, tensors)
+
+
+def trained_tensors(model: torch.nn.Module, wanted: bool = True) -> dict[str, Tensor]:
+    """Return whole copies of what is trained of a model, in main memory.
+
+    Args:
+        model: Maybe sharded: then all ranks call this.
+        wanted: Whether this rank wants them; otherwise it only takes part and gets nothing.
+    """
+    return _on_cpu(_tensors(model).items(), wanted)
+
+
+def fill_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `trained_tensors` has given."""
     with torch.no_grad():
         for name, tensor in _tensors(model).items():
-            tensor.copy_(weights[name])
-    by_parameter: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in moments.items():
-        index, name = key.split(".", 1)
-        by_parameter.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": by_parameter, "param_groups": optimizer.state_dict()["param_groups"]})
-    return content["step"], content["state"]
+            tensor.copy_(cut_like(tensors[name], tensor))
 
 
-def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     """Trained parameters and buffers by name, shared ones once."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {**trained, **dict(model.named_buffers())}
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name))
+def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """What an optimizer remembers of each parameter."""
+    for index, values in optimizer.state_dict()["state"].items():
+        yield from ((f"{index}.{name}", value) for name, value in values.items())
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters of an optimizer in the order in which it numbers them."""
+    return list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
+
+
+def _on_cpu(tensors: Iterable[tuple[str, Tensor]], wanted: bool) -> dict[str, Tensor]:
+    """Gather tensors one after the other, and keep them where they are wanted."""
+    found = {}
+    for name, tensor in tensors:
+        complete = gathered(tensor.detach())
+        if wanted:
+            found[name] = complete.contiguous().cpu()
+    return found
+
+
+def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> None:
+    """Refuse tensors of other names or shapes.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if odd := sorted(found.keys() ^ wanted.keys()):
+        raise ValueError(f"{name} lacks, or has too many: {', '.join(odd[:3])}")
+    if odd := [each for each, tensor in wanted.items() if tensor.shape != found[each].shape]:
+        raise ValueError(f"{name} has {odd[0]} of shape {list(found[odd[0]].shape)}, not {list(wanted[odd[0]].shape)}")
+
+
+def _flat(inputs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join the names of nested values with dots; long lists become a fingerprint."""
+    flat: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            long = isinstance(value, list | tuple) and len(json.dumps(value)) > 200
+            flat[f"{prefix}{name}"] = fingerprint(value) if long else value
+    return flat
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], most: int = 5) -> str:
+    """Say which inputs differ, and how."""
+    absent = "absent"
+    odd = [name for name in {**theirs, **ours} if theirs.get(name, absent) != ours.get(name, absent)]
+    said = [f"{name} was {theirs.get(name, absent)}, is {ours.get(name, absent)}" for name in odd[:most]]
+    more = [f"{len(odd) - most} more"] if len(odd) > most else []
+    return "; ".join([*said, *more]) or "another fingerprint"
+
+
+def _best(folder: Path, step: int) -> Path:
+    """Name the folder of the parameters of a step."""
+    return folder / f"best-{step:08d}"
+
+
+def _number(path: Path) -> int:
+    """Return the step in the name of a folder."""
+    return int(path.name.partition("-")[2])
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Checkpoints, oldest first."""
+    return sorted((p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=_number)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tdro.config import TrainingConfig
 from tdro.core.losses import false_negatives, hard_negative_loss, in_batch_loss, own_similarities
 from tdro.data.mixture import HomogeneousMixture
-from tdro.devices import Device
+from tdro.devices import ALONE, Device, Ranks
 from tdro.training.cached_step import cached_backward
 from tdro.training.prefetch import Prefetch
 from tdro.training.texts import StepTexts, TextSource
@@ -35,6 +35,7 @@ class ContrastiveStep:
         max_tokens: Tokens of a micro-batch.
         graph_tokens: Tokens whose graphs may be in memory at once.
         own_only: Datasets whose queries have no negatives but their own.
+        ranks: Who shares the work.
 
     Source: paper, equation (6). Departure: known positives are never counted as negatives.
     """
@@ -51,9 +52,10 @@ class ContrastiveStep:
         max_tokens: int,
         graph_tokens: int = 0,
         own_only: Collection[str] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         self._model, self._names = model, names
-        self._factor_G, self._device = factor_G, device
+        self._factor_G, self._device, self._ranks = factor_G, device, ranks
         self._max_tokens, self._graph_tokens = max_tokens, graph_tokens
 
         def prepare(step: int) -> tuple[int, BatchLoss]:
@@ -69,7 +71,14 @@ class ContrastiveStep:
         """Accumulate the model's gradients."""
         dataset, batch = self._batch(step)
         loss = cached_backward(
-            self._model, batch.token_lists, batch, self._device, self._max_tokens, step_seed, self._graph_tokens
+            self._model,
+            batch.token_lists,
+            batch,
+            self._device,
+            self._max_tokens,
+            step_seed,
+            self._graph_tokens,
+            self._ranks,
         )
         return {"loss": float(loss), "losses": {self._names[dataset]: float(loss) / self._factor_G[dataset]}}
 

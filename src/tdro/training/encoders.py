@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from tdro.config import Study, TaskConfig, fingerprint
+from tdro.config import Study, TaskConfig
 from tdro.data.examples import with_instruction
 from tdro.data.store import Rows
 from tdro.data.token_cache import Tokens
 from tdro.data.unique import Kind
 from tdro.files import cache_folder
 from tdro.retrieval.encode import encode
+from tdro.retrieval.rankers import DenseRanker
 from tdro.retrieval.search import Encode
 from tdro.retrieval.shards import Embedder, Gauge
 from tdro.training.run import Run
@@ -56,7 +57,8 @@ class Encoders:
             encode_texts = self._pair(tokens, gauge.passes)[kind == "passages"]
             settings = text_settings(run.study, instruction_of(options, kind), kind)
             about = {"encoder": identity, **settings, **self._computed}
-            return Embedder(encode_texts, about, cache_folder() / "embeddings", progress=gauge.shards)
+            folder, ranks = cache_folder() / "embeddings", run.ranks
+            return Embedder(encode_texts, about, folder, progress=gauge.shards, ranks=ranks)
 
         return embedder("queries"), embedder("passages")
 
@@ -65,26 +67,25 @@ class Encoders:
         """In which precision embeddings are computed."""
         return {"dtype": str(self._run.device.dtype), "autocast": self._run.device.autocast}
 
-    def of_task(self, name: str, options: TaskConfig, content: str, progress: Progress) -> tuple[Encode, Encode]:
-        """Return the encoders of queries and of documents of a task.
+    def of_task(self, name: str, options: TaskConfig, identity: str, progress: Progress) -> DenseRanker:
+        """Return the model as the ranker of a task's documents, each of which it embeds once on this machine.
 
         Args:
-            name: The task.
-            options: Its settings.
-            content: Fingerprint of its files.
+            name: What the model is called.
+            options: Settings of the task.
+            identity: Fingerprint of the model's files.
             progress: Called with (texts done, texts) while the model works.
         """
-        caches, template = self._caches, self._run.study.data.instruction_template
 
-        def tokens(texts: Sequence[str], kind: Kind) -> Sequence[str] | Tokens:
+        def embedder(kind: Kind) -> Embedder:
+            gauge = Gauge(progress)
             instruction = options.instruction if kind == "queries" else ""
-            written = self._written(texts, instruction)
-            if caches is None:
-                return written
-            key = fingerprint(content, kind, [instruction, template] if instruction else [])
-            return caches.of_texts(written, key, name, kind)
+            encode_texts = self._pair(lambda texts, _: self._written(texts, instruction), gauge.passes)
+            about = {"encoder": identity, **text_settings(self._run.study, instruction, kind), **self._computed}
+            folder, ranks = cache_folder() / "embeddings", self._run.ranks
+            return Embedder(encode_texts[kind == "passages"], about, folder, progress=gauge.shards, ranks=ranks)
 
-        return self._pair(tokens, progress)
+        return DenseRanker(embedder("queries"), embedder("passages"), name, self._run.device.name, self._run.ranks)
 
     def _pair(
         self, tokens: Callable[[Sequence[str], Kind], Sequence[str] | Tokens], progress: Progress | None = None

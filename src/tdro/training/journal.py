@@ -69,3 +69,19 @@ class Journal:
             shown = ("event", "stage", "step", "steps", "done", "total", "loss", "seconds_left", "error", "time")
             write_json(self._status, {key: record[key] for key in shown if key in record})
             self._status_written = time.monotonic()
+
+
+class SilentJournal(Journal):
+    """The journal as the ranks but the first see it: they read what rank 0 has written, and write nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "events.jsonl"
+
+    def write(self, event: str, stage: str, **numbers: Any) -> None:
+        """Leave it to rank 0."""
+
+    def progress(self, stage: str, done: int, total: int, **numbers: Any) -> None:
+        """Leave it to rank 0."""
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Leave it to rank 0."""

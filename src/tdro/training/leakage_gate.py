@@ -6,14 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tdro.config import LeakageConfig, Study, fingerprint
+from tdro.config import LeakageConfig, fingerprint
 from tdro.data.reading import Rows
 from tdro.errors import DataError
 from tdro.files import cache_folder, write_json
-from tdro.prepare.evaluation_queries import EvaluationSet, name_of, read_evaluation_sets
+from tdro.prepare.evaluation_queries import EvaluationSet
 from tdro.prepare.leakage import DatasetLeaks, Leak, LeakIndex, find_leaks
 from tdro.prepare.leakage_report import examples, reasons, table, without, write_cleaned
 from tdro.training.run import Run
+from tdro.training.task_queries import query_sources
 
 STAGE = "leakage"
 _FORM = 1  # part of every key: raise it when the findings for the same rows would differ
@@ -60,19 +61,13 @@ def evaluation_sets(run: Run) -> list[EvaluationSet]:
     Raises:
         DataError: One of them cannot be read.
     """
-    study, sets = run.study, []
-    for name, path, split in evaluation_paths(study):
-        if study.leakage.gate == "warn" and not path.exists():
+    sets = []
+    for name, path, read in query_sources(run.study):
+        if run.study.leakage.gate == "warn" and not path.exists():
             run.journal.write("note", STAGE, text=f"{path} is not there; training data are not compared with {name}")
             continue
-        sets += read_evaluation_sets(path, split=split, name=name)
+        sets += read()
     return sets
-
-
-def evaluation_paths(study: Study) -> list[tuple[str, Path, str]]:
-    """Return name, path and split of everything that the training data of a study must not hold."""
-    tasks = [(name, study.locate(task.path), task.split) for name, task in study.evaluation.tasks.items()]
-    return tasks + [(name_of(Path(path)), study.locate(path), "test") for path in study.leakage.against]
 
 
 def _find(run: Run, rows: dict[str, Rows], sets: list[EvaluationSet]) -> list[DatasetLeaks]:

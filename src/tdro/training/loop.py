@@ -15,6 +15,7 @@ import torch
 
 from tdro.config import TrainingConfig
 from tdro.data.mixture import seeded
+from tdro.devices import ALONE, Ranks
 from tdro.errors import TdroError
 from tdro.models.dropout import fast_dropout
 from tdro.training.checkpoint import load_checkpoint, save_checkpoint
@@ -41,29 +42,56 @@ class StageStep(Protocol):
         """Take up a state."""
 
 
+class Observer:
+    """Looks at the model between steps, without changing how it is trained; this one looks away."""
+
+    def start(self, done: int) -> None:
+        """Begin, or go on after so many steps; what was seen of later ones is void."""
+
+    def after(self, done: int) -> None:
+        """Look at the model after so many steps."""
+
+    def saved(self) -> None:
+        """Know that everything up to now has been saved: training will go on from here, and not from earlier."""
+
+    def end(self) -> None:
+        """Have the last word on the model's parameters."""
+
+
 @dataclass(frozen=True)
 class Workplace:
-    """Where a stage trains: its name, its folder, its journal, and what identifies its inputs."""
+    """Where a stage trains: its name, its folder, its journal, what identifies its inputs, and who shares the work."""
 
     stage: str
     folder: Path
     journal: Journal
     fingerprint: str
     seed: int
+    ranks: Ranks = ALONE
 
 
-def train(model: torch.nn.Module, config: TrainingConfig, stage_step: StageStep, place: Workplace) -> None:
+def train(
+    model: torch.nn.Module,
+    config: TrainingConfig,
+    stage_step: StageStep,
+    place: Workplace,
+    observer: Observer | None = None,
+) -> None:
     """Train a model, from its last checkpoint if there is one.
 
     A stage that was stopped at any step and started again ends with the same parameters, bit for bit on a CPU (a GPU
     may add in another order from run to run): the data order is a function of the step, the random numbers of a step
     are seeded by it, and everything else is in the checkpoint.
 
+    Several ranks each accumulate a part of the gradients of a step, which are then summed; everything else every rank
+    does alike, so the parameters stay the same on all. Rank 0 writes checkpoints, which any number of ranks take up.
+
     Args:
         model: In training mode, on its device.
         config: Settings of the stage.
         stage_step: Computes gradients.
         place: Where checkpoints and events go.
+        observer: Sees the model after every step, before it is saved.
 
     Raises:
         Stopped: SIGINT or SIGTERM came; a checkpoint was written.
@@ -76,12 +104,17 @@ def train(model: torch.nn.Module, config: TrainingConfig, stage_step: StageStep,
     if restored:
         stage_step.restore(restored[1])
     place.journal.rewind(place.stage, start)
+    observer = observer or Observer()
+    observer.start(start)
     place.journal.write("stage_started", place.stage, from_step=start, steps=config.steps)
     parameters = [p for p in model.parameters() if p.requires_grad]
     began = time.monotonic()
 
     def save(done: int) -> None:
-        save_checkpoint(checkpoints, done, model, optimizer, stage_step.state(), place.fingerprint)
+        if place.ranks.number == 0:
+            save_checkpoint(checkpoints, done, model, optimizer, stage_step.state(), place.fingerprint)
+        observer.saved()
+        place.ranks.barrier()
 
     announce = partial(place.journal.write, "note", place.stage, text=STOPPING)
     with _stop_signal(announce) as stopping, fast_dropout(model):
@@ -92,6 +125,7 @@ def train(model: torch.nn.Module, config: TrainingConfig, stage_step: StageStep,
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * share
             numbers = stage_step.backward(step, int(seeded(place.seed, place.stage, step).integers(2**62)))
+            _sum_gradients(parameters, place.ranks)
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
             _refuse_non_finite(numbers, norm, place.stage, step)
             optimizer.step()
@@ -102,11 +136,13 @@ def train(model: torch.nn.Module, config: TrainingConfig, stage_step: StageStep,
                 "step", place.stage, step=step, steps=config.steps, gradient_norm=norm,
                 learning_rate=config.learning_rate * share, seconds_left=round(left, 1), **numbers,
             )  # fmt: skip
-            if stopping():
+            observer.after(done)
+            if place.ranks.any(stopping()):
                 save(done)
                 raise Stopped(f"{place.stage} stopped after {done} of {config.steps} steps")
             if done % config.checkpoint_every == 0 and done < config.steps:
                 save(done)
+    observer.end()
 
 
 def _optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -117,6 +153,19 @@ def _optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Ad
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def _sum_gradients(parameters: list[torch.nn.Parameter], ranks: Ranks) -> None:
+    """Sum the gradients of all ranks; a parameter without one on every rank keeps none, and is not updated."""
+    if ranks.count == 1:
+        return
+    has_N = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+    ranks.add([has_N])
+    moving = [parameter for parameter, has in zip(parameters, has_N.tolist(), strict=True) if has]
+    for parameter in moving:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    ranks.add([parameter.grad for parameter in moving if parameter.grad is not None])
 
 
 def _refuse_non_finite(numbers: dict[str, Any], norm: float, stage: str, step: int) -> None:

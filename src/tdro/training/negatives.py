@@ -8,15 +8,17 @@ from tdro.config import MiningConfig, fingerprint
 from tdro.data.reading import Rows, read_dataset
 from tdro.errors import ConfigError
 from tdro.files import cache_folder, write_json
-from tdro.prepare.bm25 import Bm25, require_bm25
+from tdro.prepare.bm25 import Bm25
 from tdro.prepare.candidates import Dense, Ranker
 from tdro.prepare.judges import Judge, PairScorer
 from tdro.prepare.margins import Selection
 from tdro.prepare.mining import mine
+from tdro.retrieval.bm25 import require_bm25
 from tdro.retrieval.corpus import PassageFile
 from tdro.retrieval.cross_encoder import load_cross_encoder
+from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.training.encoders import Encoders, text_settings
-from tdro.training.run import Run, encoder_fingerprint
+from tdro.training.run import Run
 from tdro.training.token_caches import instruction_of
 
 STAGE = "negatives"
@@ -27,7 +29,8 @@ def negatives(run: Run, source: dict[str, Rows] | None = None) -> dict[str, Rows
 
     Mined datasets are kept in data/negatives/NAME.jsonl beside a report; they are mined again only when their rows,
     their corpus, a model or the settings change. Embeddings stay in the cache, so that a run that was killed goes on
-    with the texts that were not encoded, and mining with other margins encodes nothing.
+    with the texts that were not encoded, and mining with other margins encodes nothing. Several ranks share encoding
+    and search; the rest they all do, and write the same file.
 
     Args:
         run: The run.
@@ -48,9 +51,10 @@ def negatives(run: Run, source: dict[str, Rows] | None = None) -> dict[str, Rows
         run.journal.progress(STAGE, done, len(source), dataset=name)
         out = run.folder / "data" / "negatives" / f"{name}.jsonl"
         inputs = miner.fingerprint(name, rows)
-        if not _is_made_from(out, inputs):
+        if not run.ranks.agree(_is_made_from(out, inputs)):
             miner.mine(name, rows, out, inputs)
-        result[name] = read_dataset(name, out, cache=cache_folder() / "datasets")
+        with run.ranks.first():
+            result[name] = read_dataset(name, out, cache=cache_folder() / "datasets")
     return result
 
 
@@ -135,6 +139,7 @@ class _Mining:
         run, corpus = self._run, self._corpus(name)
         ranker, judge = self._ranker_and_judge(name, rows)
         _report_of(out).unlink(missing_ok=True)  # it vouches for the file that is about to be replaced
+        run.ranks.barrier()
         report = mine(
             rows,
             out,
@@ -145,9 +150,12 @@ class _Mining:
             corpus=None if corpus is None else corpus.store(cache_folder()),
             selection=selection_of(self._config),
             only_missing=self._config.when == "missing",
+            process=run.ranks.number,
             progress=lambda done, of: run.journal.progress(STAGE, done, of, dataset=name),
         )
-        write_json(_report_of(out), {"inputs": inputs, **report.as_dict()})
+        run.ranks.barrier()
+        if run.ranks.number == 0:
+            write_json(_report_of(out), {"inputs": inputs, **report.as_dict()})
         run.journal.write("mined", STAGE, dataset=name, **report.as_dict())
         for warning in report.warnings:
             run.journal.write("note", STAGE, text=f"{name}: {warning}")

@@ -1,14 +1,17 @@
 """Similarities of the queries of a step to their own passages: all that stage 1 wants of a model."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from tdro.core.losses import own_similarities
-from tdro.devices import Device
+from tdro.devices import ALONE, Device, Ranks
 from tdro.models.encoder import embed
 from tdro.models.packing import pack
+from tdro.sharding import is_sharded
 from tdro.training.texts import StepTexts
 
 
@@ -21,40 +24,88 @@ def micro_batches(texts: StepTexts, max_tokens: int) -> list[Tensor]:
     return [torch.from_numpy(group) for group in pack(per_query, max_tokens)]
 
 
+def deal(
+    model: SentenceTransformer, texts: StepTexts, max_tokens: int, ranks: Ranks, good_B: Tensor | None = None
+) -> Iterator[tuple[int, Tensor, int]]:
+    """Deal the micro-batches of a step out.
+
+    Args:
+        model: Who will embed them.
+        texts: The step.
+        max_tokens: Tokens of a micro-batch.
+        ranks: Who shares the work.
+        good_B: Queries that count; by default all.
+
+    Yields:
+        Number and queries of a micro-batch of this rank, and how many forward passes it must have: with a sharded model
+        as many as its neighbours on the other ranks, even if it has no queries.
+    """
+    micro = [q if good_B is None else q[good_B[q]] for q in micro_batches(texts, max_tokens)]
+    together = is_sharded(model)
+    for start in range(0, len(micro), ranks.count):
+        neighbours = micro[start : start + ranks.count]
+        passes = max(len(_packed(_texts_of(texts, q), max_tokens)) for q in neighbours) if together else 0
+        query_m = neighbours[ranks.number] if ranks.number < len(neighbours) else torch.empty(0, dtype=torch.long)
+        if len(query_m) or passes:
+            yield start + ranks.number, query_m, passes
+
+
 def similarities(
-    model: SentenceTransformer, texts: StepTexts, query_m: Tensor, device: Device, max_tokens: int
+    model: SentenceTransformer, texts: StepTexts, query_m: Tensor, device: Device, max_tokens: int, passes: int = 0
 ) -> Tensor:
-    """Compute [m, N] similarities of some queries of a step to their passages, with graph if gradients are on."""
-    start_B = texts.positive_B.tolist()
-    own = [p for q in query_m.tolist() for p in range(start_B[q], start_B[q] + int(texts.count_B[q]))]
-    tokens = [texts.queries_B[q] for q in query_m] + [texts.passages_P[p] for p in own]
-    embedding_nD = _embed_packed(model, tokens, device, max(max_tokens // 4, 1))
+    """Compute [m, N] similarities of some queries of a step to their passages, with graph if gradients are on.
+
+    Makes at least `passes` forward passes; what is too many embeds one text for nothing and gets no gradient.
+    """
+    tokens = _texts_of(texts, query_m)
+    groups = _packed(tokens, max_tokens)
+    shortest = min(texts.queries_B, key=len)
+    with device.precision():
+        parts = [embed(model, [tokens[i] for i in group]) for group in groups]
+        parts += [embed(model, [shortest]) for _ in range(passes - len(groups))]
+    order_n = torch.from_numpy(np.argsort(np.concatenate([np.empty(0, np.int64), *groups])))
+    embedding_nD = torch.cat(parts)[order_n.to(parts[0].device)]
+    if len(query_m) == 0:
+        return embedding_nD[:, :1]
     return own_similarities(
         embedding_nD[: len(query_m)], embedding_nD[len(query_m) :], texts.count_B[query_m].to(embedding_nD.device)
     )
 
 
-def similarities_of_all(model: SentenceTransformer, texts: StepTexts, device: Device, max_tokens: int) -> Tensor:
-    """Compute [B, N] similarities of all queries of a step in evaluation mode; on the CPU, -inf where no passage is."""
+def similarities_of_all(
+    model: SentenceTransformer, texts: StepTexts, device: Device, max_tokens: int, ranks: Ranks = ALONE
+) -> Tensor:
+    """Compute [B, N] similarities of all queries of a step in evaluation mode; on the CPU, -inf where no passage is.
+
+    Several ranks deal the micro-batches out; all of them get all similarities.
+    """
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             parts = [
-                (query_m, similarities(model, texts, query_m, device, max_tokens))
-                for query_m in micro_batches(texts, max_tokens)
+                (query_m, similarities(model, texts, query_m, device, max_tokens, passes))
+                for _, query_m, passes in deal(model, texts, max_tokens, ranks)
             ]
     finally:
         model.train(training)
-    padded_BN = parts[0][1].new_full((len(texts.queries_B), int(texts.count_B.max())), -torch.inf)
+    dtype = torch.promote_types(device.dtype, torch.float32)
+    padded_BN = torch.zeros((len(texts.queries_B), int(texts.count_B.max())), dtype=dtype, device=device.name)
     for query_m, similarity_mN in parts:
-        padded_BN[query_m.to(padded_BN.device), : similarity_mN.shape[1]] = similarity_mN
-    return padded_BN.cpu()
+        padded_BN[query_m.to(device.name)] = -torch.inf
+        padded_BN[query_m.to(device.name), : similarity_mN.shape[1]] = similarity_mN
+    found_BN = padded_BN.cpu()
+    ranks.add([found_BN])
+    return found_BN
 
 
-def _embed_packed(model: SentenceTransformer, tokens: list[list[int]], device: Device, max_tokens: int) -> Tensor:
-    """Embed texts in passes of similar length, with graph if gradients are on, in the order given."""
-    groups = pack(np.array([len(t) for t in tokens]), max_tokens)
-    with device.precision():
-        embedding_nD = torch.cat([embed(model, [tokens[i] for i in group]) for group in groups])
-    return embedding_nD[torch.from_numpy(np.argsort(np.concatenate(groups))).to(embedding_nD.device)]
+def _texts_of(texts: StepTexts, query_m: Tensor) -> list[list[int]]:
+    """Token lists of some queries, then those of their passages."""
+    start_B = texts.positive_B.tolist()
+    own = [p for q in query_m.tolist() for p in range(start_B[q], start_B[q] + int(texts.count_B[q]))]
+    return [texts.queries_B[q] for q in query_m] + [texts.passages_P[p] for p in own]
+
+
+def _packed(tokens: list[list[int]], max_tokens: int) -> list[np.ndarray]:
+    """Cut the texts of a micro-batch into passes of similar length, a quarter of its tokens each."""
+    return pack(np.array([len(t) for t in tokens], np.int64), max(max_tokens // 4, 1))

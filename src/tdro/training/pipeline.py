@@ -7,14 +7,14 @@ from tdro.core.plan import Plan, reweight
 from tdro.data.held_out import split_rows
 from tdro.data.reading import read_study_dataset
 from tdro.errors import CheckpointError
-from tdro.evaluation.benchmarks import check_beir
 from tdro.models.bases import find_encoder
 from tdro.training import stages
 from tdro.training.leakage_gate import leakage_gate
 from tdro.training.negatives import negatives
-from tdro.training.outcome import Scores, evaluate_models
+from tdro.training.outcome import Scores, evaluate_models, refuse_missing_baselines, study_tasks
 from tdro.training.planning import fixed_weights, plan_of, plan_weights, refuse_impossible_epochs
 from tdro.training.run import Run
+from tdro.training.watch import watched_tasks
 from tdro.training.weights_stage import weights
 
 LastStage = Literal["mine", "reference", "weights", "robust", "evaluate"]
@@ -74,6 +74,7 @@ def evaluate_only(run: Run) -> Scores:
         if name != "base" and not folder.is_dir():
             do = "run the study first, or leave it out of evaluation.models"
             raise CheckpointError("model is not there yet", where=folder, do=do)
+    _refuse_missing_tasks(run.study)
     return evaluate_models(run)
 
 
@@ -121,9 +122,19 @@ def _refuse_missing_inputs(run: Run, last: LastStage) -> None:
         find_encoder(study.fill_root(study.mining.encoder))
     uncapped = study.robust.model_copy(update={"max_epochs": None})  # the sizes are not known yet
     _some_plan(study.model_copy(update={"robust": uncapped}), dict.fromkeys(study.data.datasets, 1))
+    for task in watched_tasks(study):
+        for part in task.parts:
+            part.check()
     if last == "evaluate":
-        for task, options in study.evaluation.tasks.items():
-            check_beir(task, study.locate(options.path), options.split)
+        _refuse_missing_tasks(study)
+
+
+def _refuse_missing_tasks(study: Study) -> None:
+    """Look for the tasks and the baselines of the evaluation, and read judgements."""
+    for task in study_tasks(study).values():
+        for part in task.parts:
+            part.check()
+    refuse_missing_baselines(study)
 
 
 def _some_plan(study: Study, sizes: dict[str, int]) -> Plan:

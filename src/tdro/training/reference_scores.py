@@ -10,7 +10,7 @@ A file begins as NaN and is filled unit by unit (a step, or 256 rows). Units are
 stopped, so what is stored does not depend on it, bit for bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,12 @@ from torch import Tensor
 from tdro.config import fingerprint
 from tdro.data.mixture import Draw, MixedMixture
 from tdro.data.reading import Rows
+from tdro.devices import ALONE, Ranks
 from tdro.errors import EnvironmentProblem
 from tdro.files import cache_folder, write_json
+from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.training.own_similarities import similarities_of_all
-from tdro.training.run import Run, encoder_fingerprint
+from tdro.training.run import Run
 from tdro.training.texts import StepTexts, TextSource
 
 UNIT_ROWS = 256
@@ -58,10 +60,16 @@ class Batches:
 
 
 class LiveScores:
-    """Asks the reference in every step."""
+    """Asks the reference in every step.
 
-    def __init__(self, model: SentenceTransformer, run: Run) -> None:
-        self._model, self._run = model.requires_grad_(False).eval(), run
+    Args:
+        model: The reference.
+        run: Its run.
+        ranks: Who shares the work of a step.
+    """
+
+    def __init__(self, model: SentenceTransformer, run: Run, ranks: Ranks = ALONE) -> None:
+        self._model, self._run, self._ranks = model.requires_grad_(False).eval(), run, ranks
 
     def similarities(self, step: int, draw: Draw, texts: StepTexts) -> Tensor:
         """Return [B, N] similarities."""
@@ -69,7 +77,7 @@ class LiveScores:
 
     def of_texts(self, texts: StepTexts) -> Tensor:
         """Return [B, N] similarities."""
-        return similarities_of_all(self._model, texts, self._run.device, self._run.max_tokens)
+        return similarities_of_all(self._model, texts, self._run.device, self._run.max_tokens, self._ranks)
 
 
 class DrawnScores:
@@ -126,7 +134,8 @@ class SimilarityFile:
 
     def __init__(self, folder: Path, starts_U: np.ndarray, dtype: np.dtype, about: dict[str, object]) -> None:
         self._starts_U = starts_U
-        path, wanted = folder / f"similarities.{dtype.name}", int(starts_U[-1]) * dtype.itemsize
+        self._path = path = folder / f"similarities.{dtype.name}"
+        wanted = int(starts_U[-1]) * dtype.itemsize
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
@@ -149,6 +158,12 @@ class SimilarityFile:
     def missing(self) -> Iterator[int]:
         """Yield the units that were not computed yet."""
         yield from (u for u in range(len(self._starts_U) - 1) if np.isnan(self.unit(u)).any())
+
+    def share(self, ranks: Ranks) -> None:
+        """Let ranks on other machines see what rank 0 has written."""
+        self.values.flush()
+        ranks.barrier()
+        self.values = np.memmap(self._path, self.values.dtype, "r+", shape=self.values.shape)
 
     def put(self, number: int, values: np.ndarray) -> None:
         """Keep the numbers of a unit; a NaN that the model itself gave is kept as +inf: no loss is finite with it."""
@@ -174,7 +189,7 @@ class ScoreStore:
         how = self._run.study.weights.reference_similarities
         if how == "live":
             model = self._run.load(str(self._folder))
-            return [LiveScores(model, self._run) for _ in batches]
+            return [LiveScores(model, self._run, self._run.ranks) for _ in batches]
         if how == "auto":
             how = "all" if _texts_of_all(batches) <= 2 * self._texts_of_drawn(batches) else "drawn"
         reference = _Lazy(self._run, self._folder)
@@ -189,12 +204,15 @@ class ScoreStore:
         options = {name: self._run.study.data.datasets[name] for name in batches.rows}
         texts = [self._text_settings, [[o.instruction, o.symmetric] for o in options.values()]]
         file = self._open([drawn, texts], np.arange(batches.steps + 1) * width, {"datasets": [n for n, _ in rows]})
-        for step in self._shown(list(file.missing()), batches.steps):
+
+        def look_at(step: int) -> np.ndarray:
             texts_of_step = batches.source.texts(batches.mixture.draw(step), config.passages_per_query)
             found_BN = reference.model.of_texts(texts_of_step).numpy()
             padded_BN = np.full((config.batch_size, config.passages_per_query), -np.inf, self._dtype)
             padded_BN[:, : found_BN.shape[1]] = found_BN
-            file.put(step, padded_BN.ravel())
+            return padded_BN.ravel()
+
+        self._fill(file, look_at, batches.steps)
         return DrawnScores(file, config.batch_size)
 
     def _all(self, batches: Batches, reference: "_Lazy") -> ReferenceScores:
@@ -208,23 +226,37 @@ class ScoreStore:
             first_U = np.append(np.arange(0, len(rows), UNIT_ROWS), len(rows))
             options = study.data.datasets[name]
             key = [rows.info.fingerprint, self._text_settings, options.instruction, options.symmetric]
-            files[name] = file = self._open(key, starts_n[first_U], {"dataset": name})
-            for unit in self._shown(list(file.missing()), len(first_U) - 1, name):
+            files[name] = self._open(key, starts_n[first_U], {"dataset": name})
+
+            def look_at(unit: int, number: int = number, first_U: np.ndarray = first_U) -> np.ndarray:
                 texts = source.whole_rows(number, range(first_U[unit], first_U[unit + 1]))
                 found_BN = reference.model.of_texts(texts).numpy()
-                file.put(unit, found_BN[np.arange(found_BN.shape[1])[None, :] < texts.count_B.numpy()[:, None]])
+                return found_BN[np.arange(found_BN.shape[1])[None, :] < texts.count_B.numpy()[:, None]]
+
+            self._fill(files[name], look_at, len(first_U) - 1, name)
         return AllScores(batches.rows, files)
 
     def _open(self, key: list[object], starts_U: np.ndarray, about: dict[str, object]) -> SimilarityFile:
         """Open the file of a key."""
         folder = cache_folder() / "similarities" / fingerprint(self._identity, key)
-        return SimilarityFile(folder, starts_U, self._dtype, {**about, "reference": str(self._folder)})
+        with self._run.ranks.first():
+            return SimilarityFile(folder, starts_U, self._dtype, {**about, "reference": str(self._folder)})
 
-    def _shown(self, units: list[int], total: int, dataset: str = "") -> Iterator[int]:
-        """Go through units and tell the journal."""
-        for done, unit in enumerate(units, start=total - len(units)):
-            yield unit
-            self._run.journal.progress("similarities", done + 1, total, dataset=dataset)
+    def _fill(self, file: SimilarityFile, look_at: Callable[[int], np.ndarray], total: int, dataset: str = "") -> None:
+        """Compute the units that are missing, each by one rank; rank 0 writes them all."""
+        ranks = self._run.ranks
+        missing = ranks.agree(list(file.missing()))
+        for start in range(0, len(missing), ranks.count):
+            together = missing[start : start + ranks.count]
+            values = look_at(together[ranks.number]) if ranks.number < len(together) else np.empty(0, self._dtype)
+            found = ranks.gather(torch.from_numpy(values.astype(self._dtype, copy=False)))
+            if ranks.number == 0:
+                for unit, of_unit in zip(together, found, strict=False):
+                    file.put(unit, of_unit.numpy())
+            done = total - len(missing) + start + len(together)
+            self._run.journal.progress("similarities", done, total, dataset=dataset)
+        if missing:
+            file.share(ranks)
 
     @cached_property
     def _identity(self) -> list[object]:

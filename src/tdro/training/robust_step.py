@@ -13,8 +13,8 @@ from tdro.core.losses import hard_negative_loss
 from tdro.core.objective import pooled_example_weights
 from tdro.core.rule import StepLosses
 from tdro.data.mixture import Draw
-from tdro.devices import Device
-from tdro.training.own_similarities import micro_batches, similarities, similarities_of_all
+from tdro.devices import ALONE, Device, Ranks
+from tdro.training.own_similarities import deal, similarities, similarities_of_all
 from tdro.training.prefetch import Prefetch
 from tdro.training.reference_scores import Batches, ReferenceScores
 from tdro.training.texts import StepTexts
@@ -41,6 +41,7 @@ class RobustStep:
         max_tokens: Tokens of a micro-batch.
         held_out: Batches of held-out rows and the reference's similarities for them, to measure on every
             `config.held_out_every` steps.
+        ranks: Who shares the work: each takes some micro-batches, and all know the losses of all.
 
     Source: paper, equations (1) to (5). Departure: in the released code the last micro-batch of a step already sees the
     new weights, and each rank normalises by its own examples.
@@ -56,10 +57,11 @@ class RobustStep:
         device: Device,
         max_tokens: int,
         held_out: tuple[Batches, ReferenceScores] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._proxy, self._batches, self._reference = proxy, batches, reference
         self._config, self._device, self._max_tokens, self._held_out = config, device, max_tokens, held_out
-        self._names = list(batches.rows)
+        self._names, self._ranks = list(batches.rows), ranks
         self._drawn = Prefetch(lambda step: batches.drawn(step, config.passages_per_query), config.steps)
         self.learner = learner
 
@@ -114,20 +116,18 @@ class RobustStep:
     def _accumulate(self, texts: StepTexts, good_B: Tensor, factor_B: Tensor, step_seed: int) -> Tensor:
         """Do the forward and backward passes of the good queries; return [B] losses, NaN for the others."""
         queries, losses = [], []
-        for number, query_m in enumerate(micro_batches(texts, self._max_tokens)):
-            query_m = query_m[good_B[query_m]]
-            if len(query_m) == 0:
-                continue
+        for number, query_m, passes in deal(self._proxy, texts, self._max_tokens, self._ranks, good_B):
             torch.manual_seed(step_seed + number)
-            similarity_mN = similarities(self._proxy, texts, query_m, self._device, self._max_tokens)
+            similarity_mN = similarities(self._proxy, texts, query_m, self._device, self._max_tokens, passes)
             loss_m = hard_negative_loss(similarity_mN, self._config.temperature)
             (loss_m * factor_B[query_m].to(loss_m)).sum().backward()
             queries.append(query_m)
             losses.append(loss_m.detach())
-        proxy_B = torch.full((len(good_B),), torch.nan, dtype=torch.float64)
+        proxy_B = torch.zeros(len(good_B), dtype=torch.float64)
         if queries:
             proxy_B[torch.cat(queries)] = torch.cat(losses).cpu().double()
-        return proxy_B
+        self._ranks.add([proxy_B])
+        return proxy_B.where(good_B, torch.nan)
 
     def _measure_held_out(self, number: int) -> StepLosses:
         """Measure the losses on a batch of held-out rows, without gradient and without dropout."""
@@ -135,7 +135,7 @@ class RobustStep:
         batches, reference = self._held_out
         draw, texts = batches.drawn(number, self._config.passages_per_query)
         reference_B, _ = self._look_at(reference.similarities(number, draw, texts))
-        similarity_BN = similarities_of_all(self._proxy, texts, self._device, self._max_tokens)
+        similarity_BN = similarities_of_all(self._proxy, texts, self._device, self._max_tokens, self._ranks)
         return self._losses(draw, self._look_at(similarity_BN)[0], reference_B)
 
     def _look_at(self, similarity_BN: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,17 +13,17 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from tdro.config import Study, fingerprint
-from tdro.data.reading import Rows, content_hash, read_study_dataset
-from tdro.devices import Device, describe_machine, peak_memory_gb, pick_device
+from tdro.data.reading import Rows, read_study_dataset
+from tdro.devices import ALONE, Device, Ranks, describe_machine, peak_memory_gb, pick_device
 from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import cache_folder, write_json, write_text
-from tdro.models.bases import find_encoder
 from tdro.models.encoder import load_encoder, longest_input
 from tdro.models.lora import Lora, add_lora, require_peft
 from tdro.models.network import check_attention, checkpoint_gradients, compile_network
+from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.study_file import save_study
 from tdro.training.budget import Budget, find_budget, keep_budget, kept_budget
-from tdro.training.journal import Event, Journal
+from tdro.training.journal import Event, Journal, SilentJournal
 
 MARKER = "done.json"
 PACKAGES = ("tdro", "torch", "transformers", "sentence-transformers", "pyarrow", "numpy", "ir-measures")
@@ -36,6 +36,7 @@ class Run:
         study: The study.
         listener: Called with every event of the journal.
         study_text: The study file as it was written; kept as study.yaml.
+        ranks: Who shares the work; rank 0 alone writes to the run folder.
 
     Raises:
         ConfigError: The machine lacks what model.attention needs.
@@ -43,9 +44,13 @@ class Run:
     """
 
     def __init__(
-        self, study: Study, listener: Callable[[Event], None] | None = None, study_text: str | None = None
+        self,
+        study: Study,
+        listener: Callable[[Event], None] | None = None,
+        study_text: str | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.study = study
+        self.study, self.ranks = study, ranks
         self.folder = study.run_folder
         self.device: Device = pick_device(study.model.precision)
         self._study_text = study_text
@@ -53,7 +58,7 @@ class Run:
         if study.model.lora_rank:
             require_peft()
         try:
-            self.journal = Journal(self.folder, listener)
+            self.journal = SilentJournal(self.folder) if ranks.number else Journal(self.folder, listener)
         except OSError as error:
             do = "choose another folder with --output"
             raise EnvironmentProblem("run folder cannot be written", where=self.folder, saw=str(error), do=do) from None
@@ -62,9 +67,10 @@ class Run:
     def source_rows(self) -> dict[str, Rows]:
         """Rows of every dataset as the study's files have them."""
         names, rows = list(self.study.data.datasets), {}
-        for done, name in enumerate(names, start=1):
-            rows[name] = read_study_dataset(self.study, name)
-            self.journal.progress("read", done, len(names))
+        with self.ranks.first():
+            for done, name in enumerate(names, start=1):
+                rows[name] = read_study_dataset(self.study, name)
+                self.journal.progress("read", done, len(names))
         return rows
 
     @cached_property
@@ -81,7 +87,8 @@ class Run:
     def budget(self) -> Budget:
         """Tokens of a forward pass: as the study says, as this run or this machine has found them before, or found now.
 
-        What was found is kept in the run folder, so that a run that goes on computes the same bits.
+        What was found is kept in the run folder, so that a run that goes on computes the same bits, also on another
+        number of ranks.
         """
         study, path = self.study, self.folder / "budget.json"
         if study.model.micro_batch_tokens is not None:
@@ -89,14 +96,22 @@ class Run:
         length, machine = study.data.passage_max_length, describe_machine()
         key = fingerprint(self.base_fingerprint, study.model, length, machine, metadata.version("torch"))
         known = cache_folder() / "budgets" / f"{key}.json"
-        budget = kept_budget(path, key) or kept_budget(known, key)
-        if budget is None:
-            budget = find_budget(self.load_base(), self.device, length)
-            keep_budget(known, key, budget)
-            self.journal.write("note", "budget", text=str(budget))
-        if kept_budget(path, key) is None:
-            keep_budget(path, key, budget)
+        with self.ranks.first():
+            budget = kept_budget(path, key) or kept_budget(known, key)
+            if budget is None:
+                budget = find_budget(self.load_base(), self.device, length)
+                keep_budget(known, key, budget)
+                self.journal.write("note", "budget", text=str(budget))
+            if kept_budget(path, key) is None:
+                keep_budget(path, key, budget := budget.shared(self.ranks.count, self._tokens_of_step))
         return budget
+
+    @property
+    def _tokens_of_step(self) -> int:
+        """Tokens of a step of stages 0 and 2, if texts fill half of their lengths."""
+        data, config = self.study.data, self.study.reference
+        per_query = data.query_max_length + config.passages_per_query * data.passage_max_length
+        return config.batch_size * per_query // 2
 
     @property
     def _packages(self) -> tuple[str, ...]:
@@ -143,6 +158,10 @@ class Run:
 
     def finished(self, stage: str, stage_fingerprint: str, *outputs: str) -> dict[str, Any] | None:
         """Return the marker of a stage that was finished from the same inputs and has its outputs, else None."""
+        return self.ranks.agree(self._finished(stage, stage_fingerprint, outputs))
+
+    def _finished(self, stage: str, stage_fingerprint: str, outputs: tuple[str, ...]) -> dict[str, Any] | None:
+        """Look for the marker of a stage."""
         if not all((self.folder / output).exists() for output in outputs):
             return None
         try:
@@ -158,13 +177,17 @@ class Run:
         Yields:
             A dict to put results into; it is kept in the marker.
         """
-        folder = self.folder / stage
-        if (folder / MARKER).exists():  # checkpoints beside it are left over from a kill after the end
+        folder, writes = self.folder / stage, self.ranks.number == 0
+        if writes and (folder / MARKER).exists():  # checkpoints beside it are left over from a kill after the end
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             (folder / MARKER).unlink()
+        self.ranks.barrier()
         began = time.monotonic()
         result: dict[str, Any] = {}
         yield result
+        self.ranks.barrier()
+        if not writes:
+            return
         seconds = round(time.monotonic() - began, 2)
         marker = {"fingerprint": stage_fingerprint, "seconds": seconds, "peak_memory_gb": peak_memory_gb(), **result}
         write_json(folder / MARKER, marker)
@@ -173,6 +196,8 @@ class Run:
 
     def write_resolved(self) -> None:
         """Record what ran: every option, versions, data fingerprints, machine and git state; and what was written."""
+        if self.ranks.number:
+            return
         ran = {
             "versions": {name: metadata.version(name) for name in self._packages},
             "machine": describe_machine(),
@@ -185,19 +210,12 @@ class Run:
         write_text(self.folder / "resolved.yaml", save_study(self.study, ran))
 
 
-def encoder_fingerprint(base: str) -> str:
-    """Identify an encoder by the content of its files."""
-    folder = find_encoder(base)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return fingerprint([[str(p.relative_to(folder)), content_hash(p, cache_folder() / "datasets")] for p in files])
-
-
 def _git_state() -> dict[str, str] | None:
     """Commit and cleanliness of the working directory's repository, None where there is none."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-c", "core.fsmonitor=false", *arguments], capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
 
     try:

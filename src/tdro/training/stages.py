@@ -20,6 +20,7 @@ from tdro.training.loop import Workplace, train
 from tdro.training.planning import plan_csv, plan_of, planned_examples
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
+from tdro.training.watch import choice_of, watch_of
 from tdro.training.weight_learner import make_rule
 
 
@@ -42,7 +43,8 @@ def robust(run: Run, rows: dict[str, Rows], weights: dict[str, float]) -> str:
     plan = plan_of(run.study, weights, sizes)
     if lacking := [name for name, weight in weights.items() if weight == 0]:
         run.journal.write("note", "robust", text=f"no weight for {', '.join(lacking)}: left out")
-    write_text(run.folder / "data" / "plan.csv", plan_csv(plan, weights, sizes, run.study.reference))
+    if run.ranks.number == 0:
+        write_text(run.folder / "data" / "plan.csv", plan_csv(plan, weights, sizes, run.study.reference))
     return _fine_tune(run, rows, "robust", plan)
 
 
@@ -71,6 +73,8 @@ def refuse_rows_without_negatives(rows: dict[str, Rows]) -> None:
 
 def save_model(run: Run, model: SentenceTransformer, name: str) -> None:
     """Save a trained model, which cuts texts where passages were cut in training; keep its adapter beside it."""
+    if run.ranks.number:
+        return
     set_max_length(model, run.study.data.passage_max_length)
     adapter = run.folder / name / "adapter"
     shutil.rmtree(adapter, ignore_errors=True)  # of an earlier study with other settings
@@ -89,9 +93,8 @@ def skip(run: Run, stage: str, stage_fingerprint: str, *outputs: str) -> bool:
 
 def place(run: Run, stage: str, stage_fingerprint: str, seed: int | None = None) -> Workplace:
     """Say where a stage trains."""
-    return Workplace(
-        stage, run.folder / stage, run.journal, stage_fingerprint, run.study.seed if seed is None else seed
-    )
+    seed = run.study.seed if seed is None else seed
+    return Workplace(stage, run.folder / stage, run.journal, stage_fingerprint, seed, run.ranks)
 
 
 def influential(config: TrainingConfig) -> dict[str, Any]:
@@ -102,7 +105,9 @@ def influential(config: TrainingConfig) -> dict[str, Any]:
 def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     """Train the base on homogeneous batches with a plan; stages 0 and 2."""
     study, config = run.study, run.study.reference
-    stage_fingerprint = fingerprint(_inputs(run, rows), influential(config), plan.probabilities, plan.loss_factors)
+    stage_fingerprint = fingerprint(
+        _inputs(run, rows), influential(config), plan.probabilities, plan.loss_factors, *choice_of(study)
+    )
     if skip(run, stage, stage_fingerprint, f"{stage}/model/modules.json"):
         return stage_fingerprint
     drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
@@ -111,7 +116,9 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     with run.stage(stage, stage_fingerprint) as result:
         model = run.load_base().train()
         mixture = HomogeneousMixture(sizes_of(rows), plan.probabilities, config.batch_size, study.seed)
-        source = TextSource(rows, study.data, model, study.seed, study_tokens(run, drawn, model))
+        with run.ranks.first():
+            tokens = study_tokens(run, drawn, model)
+        source = TextSource(rows, study.data, model, study.seed, tokens)
         factor_G = [(plan.loss_factors or {}).get(name, 1.0) for name in rows]
         step = ContrastiveStep(
             model,
@@ -124,9 +131,14 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
             run.budget.max_tokens,
             run.budget.graph_tokens,
             own_only,
+            run.ranks,
         )
-        train(model, config, step, place(run, stage, stage_fingerprint))
+        here = place(run, stage, stage_fingerprint)
+        watch = watch_of(run, model, here)
+        train(model, config, step, here, watch)
         save_model(run, model, stage)
+        if watch is not None:
+            result["kept_after"] = watch.kept
         seen = mixture.examples_seen(config.steps)
         result["epochs"] = {name: round(count / len(rows[name]), 3) for name, count in seen.items()}
     return stage_fingerprint

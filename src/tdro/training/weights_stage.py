@@ -56,7 +56,9 @@ def weights(run: Run, rows: dict[str, Rows], held_out: dict[str, Rows] | None, r
             settings, stage_fingerprint, _ = trainings[seed]
             proxy = loaded.pop() if loaded else run.load_base(seed).train()  # each seed begins from the base
             _train(run, proxy, settings, seed, stage_fingerprint, prepared[seed])
-    _write_diagnostics(run, rows)
+    if run.ranks.number == 0:
+        _write_diagnostics(run, rows)
+    run.ranks.barrier()
     return identity
 
 
@@ -87,7 +89,8 @@ def _prepare(
 ) -> dict[int, list[Prepared]]:
     """Fix the batches of every seed and have the reference look at them: seed -> training and held-out batches."""
     batches: list[tuple[int, Batches]] = []
-    tokens = study_tokens(run, rows, model)
+    with run.ranks.first():
+        tokens = study_tokens(run, rows, model)
     for seed, config in settings.items():
         source = TextSource(rows, run.study.data, model, seed, tokens)
         mixture = MixedMixture(sizes_of(rows), config.batch_size, seed, config.sampling)
@@ -116,11 +119,14 @@ def _train(
     names, rule = list(batches.rows), rule_of(run.study, batches.rows)
     stage, learner = _stage(run, seed), WeightLearner(names, config, rule)
     with run.stage(stage, stage_fingerprint) as result:
-        step = RobustStep(proxy, batches, reference, config, learner, run.device, run.budget.graph_tokens, held_out)
+        step = RobustStep(
+            proxy, batches, reference, config, learner, run.device, run.budget.graph_tokens, held_out, run.ranks
+        )
         train(proxy, config, step, place(run, stage, stage_fingerprint, seed))
         if seed == run.study.seed:
             save_model(run, proxy, "proxy")
-            _write_weights(run, learner, sizes_of(batches.rows))
+            if run.ranks.number == 0:
+                _write_weights(run, learner, sizes_of(batches.rows))
         else:
             result["weights"] = dict(zip(names, learner.weights.weights_G.tolist(), strict=True))
 

@@ -1,0 +1,47 @@
+"""What the tests of several ranks train: run as each rank, and once in the test's own process."""
+
+import sys
+from pathlib import Path
+
+import torch
+from studies import tiny_study
+
+from tdro.config import Study
+from tdro.devices import ALONE, Ranks, join_ranks
+from tdro.training.pipeline import run_study
+from tdro.training.run import Run
+
+EXACT = {"base": "{root}/model", "micro_batch_tokens": 120, "precision": "float64"}
+CASES: dict[str, dict[str, dict[str, object]]] = {
+    "plain": {},
+    "own-only": {"data": {"own": True}},
+    "lora": {"model": {"lora_rank": 4}},
+    "held-out": {"weights": {"held_out_share": 0.4, "held_out_every": 2, "reference_similarities": "live"}},
+    "mined": {"mining": {"when": "always", "ranks": (0, 8), "negatives": 4}},
+    "float32": {"model": {"precision": "float32"}},
+    "watched": {"evaluation": {"watch": {"eyes": "eval/words"}, "watch_every": 2}},
+}
+"""Case -> changes of the tiny study, whose model has dropout and whose batches do not divide evenly."""
+
+
+def study_of(case: str, root: Path, output: Path) -> Study:
+    """The study of a case, over the data under `root`."""
+    changes = {section: dict(values) for section, values in CASES[case].items()}
+    own = changes.get("data", {}).pop("own", False)
+    study = tiny_study(root, **{**changes, "model": {**EXACT, **changes.get("model", {})}})
+    if own:
+        datasets = dict(study.data.datasets)
+        datasets["two"] = datasets["two"].model_copy(update={"in_batch_negatives": False})
+        study = study.model_copy(update={"data": study.data.model_copy(update={"datasets": datasets})})
+    return study.model_copy(update={"output": str(output / case)})
+
+
+def train_cases(root: Path, output: Path, ranks: Ranks = ALONE) -> None:
+    """Run the study of every case to its end."""
+    for case in CASES:
+        run_study(Run(study_of(case, root, output), ranks=ranks))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train_cases(Path(sys.argv[1]), Path(sys.argv[2]), join_ranks())
