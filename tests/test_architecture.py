@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tdro"
-EVERYWHERE = {"errors", "files", "instructions"}
+EVERYWHERE = {"errors", "files", "instructions", "locks"}
 BELOW_TRAINING = {"prepare", "evaluation", "retrieval", "models", "data", "core", "config", "study_file", "devices"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
     "instructions": set(),
+    "locks": set(),
     "config": set(),
     "study_file": {"config"},
     "devices": set(),

@@ -7,6 +7,7 @@ from typing import Any
 
 from tdro.errors import DataError, EnvironmentProblem
 from tdro.files import atomic_folder
+from tdro.locks import one_at_a_time
 
 _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://(?P<name>[^/:\s]+/[^/:\s]+)(?:/(?P<config>[^/:\s]+))?:(?P<split>\S+)")
@@ -37,10 +38,11 @@ def fetch(address: str, cache: Path) -> Path:
         do = "write hf://OWNER/NAME:SPLIT or hf://OWNER/NAME/CONFIG:SPLIT, for example hf://owner/name:train"
         raise DataError("not an address of the Hugging Face hub", where=address, do=do)
     folder = cache / blake2b(address.encode(), digest_size=16).hexdigest()
-    if not (folder / "state.json").is_file():
-        rows = _load(address, match["name"], match["config"], match["split"])
-        with atomic_folder(folder) as temporary:
-            rows.save_to_disk(temporary)
+    with one_at_a_time(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / "state.json").is_file():
+            rows = _load(address, match["name"], match["config"], match["split"])
+            with atomic_folder(folder) as temporary:
+                rows.save_to_disk(temporary)
     return folder
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from tdro.errors import ConfigError, DataError, EnvironmentProblem
 from tdro.evaluation.transfer import download, require_space
 from tdro.files import atomic_folder
+from tdro.locks import one_at_a_time
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -121,15 +122,15 @@ def fetch(name: str, folder: Path, progress: Progress = lambda what, done, of: N
     """
     group, _, member = name.partition("/")
     for place in _places(name, folder):
-        if place.exists():
-            continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if group == "beir":
-            _fetch_beir(member, place, progress)
-        elif group == "mkqa":
-            _fetch_mkqa(place, progress)
-        else:
-            _fetch_from_hub(place, progress)
+        with one_at_a_time(place.with_name(f".{place.name}.lock")):
+            if place.exists():
+                continue
+            if group == "beir":
+                _fetch_beir(member, place, progress)
+            elif group == "mkqa":
+                _fetch_mkqa(place, progress)
+            else:
+                _fetch_from_hub(place, progress)
 
 
 def _places(name: str, folder: Path) -> list[Path]:

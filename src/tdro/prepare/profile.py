@@ -141,7 +141,7 @@ def _slow_tokenizer(folder: Path) -> Any:
     """Load a tokenizer that has no tokenizer.json."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder))
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
 def languages(texts: Sequence[str]) -> dict[str, float]:

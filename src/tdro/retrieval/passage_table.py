@@ -4,11 +4,10 @@ The texts are in an Arrow file. The ids are in one piece, so that a thousand of 
 wherever they stand. What is looked up often are arrays: 32 bytes per passage.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from tdro.data.records import Passage
 from tdro.errors import EnvironmentProblem
+from tdro.locks import one_at_a_time
 from tdro.retrieval.shards import add_content, map_array, save_array
 
 _BATCH = 1024  # passages in an Arrow batch
@@ -111,7 +111,7 @@ def open_or_store(folder: Path, opened: Callable[[Path], _Table], store: Callabl
     """
     try:
         if (found := _try(opened, folder)) is None:
-            with _locked(folder):
+            with one_at_a_time(folder.with_name(f".{folder.name}.lock")):
                 if _try(opened, folder) is None:
                     store()
             found = _try(opened, folder)
@@ -187,12 +187,3 @@ def _try(opened: Callable[[Path], _Table], folder: Path) -> _Table | None:
     with suppress(OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return opened(folder)
     return None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the block; the lock ends with the process, whatever ends that."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

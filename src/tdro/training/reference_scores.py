@@ -27,6 +27,7 @@ from tdro.data.reading import Rows
 from tdro.devices import ALONE, Ranks
 from tdro.errors import EnvironmentProblem
 from tdro.files import cache_folder, write_json
+from tdro.locks import one_at_a_time
 from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.training.own_similarities import similarities_of_all
 from tdro.training.run import Run
@@ -140,7 +141,7 @@ class SimilarityFile:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 write_json(folder / "about.json", about)
-            with path.open("ab") as file:
+            with one_at_a_time(folder / ".lock"), path.open("ab") as file:
                 file.truncate(file.tell() - file.tell() % dtype.itemsize)
                 while (left := (wanted - file.seek(0, 2)) // dtype.itemsize) > 0:
                     file.write(np.full(min(left, _BLOCK), np.nan, dtype).tobytes())
