@@ -167,12 +167,18 @@ def test_a_query_that_is_too_close_to_call_is_screened_again(screens: list[torch
         assert screens == again
 
 
-def test_threads_do_not_change_a_bit() -> None:
-    query_QD, corpus_PD = vectors_of("unit")
+@pytest.mark.parametrize("kind", ["unit", "narrow", "repeated"])
+def test_threads_do_not_change_a_bit_and_are_as_many_as_before_afterwards(
+    kind: str, screens: list[torch.dtype]
+) -> None:
+    query_QD, corpus_PD = vectors_of(kind)
     one = search(query_QD, corpus_PD, np.arange(1500), 50)
-    torch.set_num_threads(2)
+    torch.set_num_threads(3)
     try:
-        assert_same(search(query_QD, corpus_PD, np.arange(1500), 50), one)
+        assert_same(search(query_QD, corpus_PD, np.arange(1500), 50, corpus_block=97), one)
+        found = search(query_QD, corpus_PD, np.arange(1500), 1500, corpus_block=1400, query_block=5)
+        assert_same(found, pairwise_search(query_QD, corpus_PD, np.arange(1500), 1500))
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,26 @@ def test_a_damaged_manifest_is_written_again_and_shards_of_another_one_do_not_co
     encode_shards(TEXTS, other, tmp_path, {"model": "b"})
     assert len(other.seen) == 3
     assert json.loads((tmp_path / "manifest.json").read_text())["model"] == "b"
+
+
+def test_copied_embeddings_are_read_once_and_may_be_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_shards(TEXTS, Encoder(), tmp_path / "first", {})
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")  # the shards have other times than the manifest remembers
+
+    def refuse(*_: object) -> None:
+        raise OSError("read-only file system")
+
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(shards, "write_json", refuse)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    encoder = Encoder()
+    assert np.array_equal(encode_shards(TEXTS, encoder, tmp_path / "copy", {})[:], EXPECTED)
+    assert encoder.seen == [] and [name for name in read if name.startswith("shard")] == [
+        f"shard-{number:06d}.npy" for number in range(3)
+    ]
 
 
 def test_half_precision_takes_half_the_space_and_refuses_what_it_cannot_hold(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def search(
     depth, rows = min(k, len(ids)), torch.arange(len(queries))
     keys_QK = torch.full((len(queries), depth), NO_KEY, dtype=torch.int64)
     with full_float32(), one_thread() as threads, ThreadPoolExecutor(threads) as pool:
-        shares = corpus.shares(ranks, threads if device == "cpu" else 1)
+        shares = corpus.shares(ranks, threads if torch.device(device).type == "cpu" else 1)
         together = _HELD // ((kept_and_held(depth)[1] + corpus.size) * len(shares)) // query_block * query_block
         for dtype in (torch.bfloat16, torch.float32, None) if multiplies_bfloat16(device) else (torch.float32, None):
             crowded = [rows[:0]]

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -276,6 +276,7 @@ class ShardFolder:
         self._about: dict[str, Any] = json.loads(json.dumps({**form, **about}))
         self._path, self._manifest, self._precision = path, path / "manifest.json", precision
         self._stamps: dict[int, object] = {}
+        self._finished = False
         self.count = -(-texts // SHARD)
 
     def claim(self, *, write: bool) -> None:
@@ -321,18 +322,20 @@ class ShardFolder:
             raise EnvironmentProblem("stored embeddings cannot be read back", where=file, do="check the disk")
 
     def finish(self) -> None:
-        """Note that all shards are good, which spares the next call to read them."""
+        """Note that all shards are good, which spares the next call to read them; a disk may refuse that."""
         try:
             stamps = [stamp(self._file(number)) for number in range(self.count)]
         except FileNotFoundError as problem:
             raise self._unseen(problem.filename) from problem
+        self._stamps, self._finished = dict(enumerate(stamps)), True
         if self._read().get("stamps") != stamps:
-            with _disk(self._manifest):
+            with suppress(OSError):
                 write_json(self._manifest, self._about | {"stamps": stamps})
 
     def open_all(self) -> Embeddings:
         """Map every shard, once all have been made."""
-        self._stamps = dict(enumerate(self._read().get("stamps", ())))
+        if not self._finished:  # another process did
+            self._stamps = dict(enumerate(self._read().get("stamps", ())))
         shards = []
         for number in range(self.count):
             if (shard := self.open(number)) is None:
