@@ -11,7 +11,18 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tdro"
 EVERYWHERE = {"errors", "files", "instructions", "locks"}
-BELOW_TRAINING = {"prepare", "evaluation", "retrieval", "models", "data", "core", "config", "study_file", "devices"}
+BELOW_TRAINING = {
+    "prepare",
+    "evaluation",
+    "retrieval",
+    "models",
+    "data",
+    "core",
+    "config",
+    "study_file",
+    "devices",
+    "sharding",
+}
 ALLOWED = {
     "errors": set(),
     "files": set(),
@@ -20,6 +31,7 @@ ALLOWED = {
     "config": set(),
     "study_file": {"config"},
     "devices": set(),
+    "sharding": {"devices"},
     "core": set(),
     "data": {"devices", "config"},
     "models": {"devices", "config"},
@@ -99,8 +111,8 @@ def test_core_knows_torch_and_numpy_only_and_plan_numpy_only(path):
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_only_devices_knows_ranks_and_only_the_command_line_prints(path):
-    if path.name != "devices.py":
+def test_only_devices_and_sharding_know_ranks_and_only_the_command_line_prints(path):
+    if path.name not in ("devices.py", "sharding.py"):
         assert not {n for n in imports(path) if n.startswith(("torch.distributed", "accelerate"))}
     if room(path) not in ("cli", "__main__"):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tdro.errors import EnvironmentProblem
 from tdro.evaluation import answers
 from tdro.evaluation.answers import answer_tokens, first_hits, tokenize, tokenize_documents
-from tdro.retrieval.shards import content_of
+from tdro.retrieval.arrays import content_of
 
 
 class Documents:

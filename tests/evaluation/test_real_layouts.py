@@ -335,7 +335,7 @@ def question(number: int, key: str, *answers: Mapping[str, Any], **changes: str 
     return {"query": key, "example_id": number, "queries": {**queries, **changes}, "answers": {"en": list(answers)}}
 
 
-def write_mkqa(folder: Path, documents: int = 300) -> list[dict[str, Any]]:
+def write_mkqa(folder: Path, documents: int = 300, languages: Sequence[str] = LANGUAGES) -> list[dict[str, Any]]:
     """Write MKQA as Apple does, with documents beside it: one for each of CASES, and generated ones."""
     rng = np.random.default_rng(5)
     said = [*(words for _, words, _ in CASES), *(text for text, _, _ in CASES), *" ".join(FILLERS.values()).split()]
@@ -361,6 +361,8 @@ def write_mkqa(folder: Path, documents: int = 300) -> list[dict[str, Any]]:
         question(1004, "w5", answer("東京"), de=None),
         question(1005, "w6", answer("", "\t")),
     ]
+    for each in (*asked, *dropped):
+        each["queries"] = {name: text for name, text in each["queries"].items() if name in ("en", *languages)}
     order = rng.permutation(len(asked) + len(dropped)).tolist()
     write_lines(folder / "mkqa.jsonl", [[*asked, *dropped][i] for i in order])
     return asked
@@ -400,7 +402,7 @@ def test_mkqa_in_apples_layout_is_judged_as_by_a_slow_matcher_on_the_run_files(t
 
 
 DRIVER = """
-import os, runpy, signal, sys, tempfile, time
+import os, re, runpy, signal, sys, tempfile, time
 from pathlib import Path
 
 import tdro.evaluation.tasks, tdro.evaluation.writing, tdro.retrieval.encoders, tdro.retrieval.rankers
@@ -421,20 +423,19 @@ def tdro(mode):
     runpy.run_module("tdro", run_name="__main__")
 
 
-def note(when, target):
-    line = f"{when} {os.path.relpath(target, FOLDER / 'writes')}"
-    with LOG.open("a") as log:
-        log.write(line + "\\n")
-    return line
-
-
 def replace(source, target):
+    name = re.sub("[.]([^/.]+)[.][^/]*[.]tmp/", "\\\\1/", os.path.relpath(target, FOLDER / "writes"))
     seen = LOG.read_text().splitlines() if LOG.exists() else []
-    if note("before", target) not in seen:
+    if f"killed {name}" not in seen:
+        note(f"killed {name}")
         os.kill(os.getpid(), signal.SIGKILL)
     REPLACE(source, target)
-    if note("after", target) not in seen:
-        os.kill(os.getpid(), signal.SIGKILL)
+    note(f"written {name}")
+
+
+def note(line):
+    with LOG.open("a") as log:
+        log.write(line + "\\n")
 
 
 def start(mode):
@@ -455,7 +456,7 @@ for mode in MODES:
         if mode == "moments":
             time.sleep(delay)
             os.kill(process, signal.SIGKILL)
-            delay *= 1.1
+            delay *= 1.25
         status, kills = os.waitpid(process, 0)[1], kills + 1
     print("kills:", mode, kills, flush=True)
     if status:
@@ -463,7 +464,7 @@ for mode in MODES:
 """
 """Runs `python -m tdro evaluate` in forks of itself, which need not load torch again, with 16 texts in a shard.
 
-Modes: "writes" is killed once before and once after every file appears under its name, "moments" after a longer and
+Modes: "writes" is killed once just before each file or folder appears under its name, "moments" after a longer and
 longer time, until it is done; others are not killed. As a rank, it runs one mode without forking.
 """
 
@@ -473,11 +474,11 @@ def write_tasks(folder: Path) -> None:
     make_tiny_model("bert", folder / "tiny")
     (folder / "driver.py").write_text(DRIVER)
     for seed, language in enumerate(("sw", "yo")):
-        documents = {f"{i // 4}#{i % 4}": sentence(*range(seed, seed + 1 + i % 7)) + f" {i}" for i in range(70)}
+        documents = {f"{i // 4}#{i % 4}": sentence(*range(seed, seed + 1 + i % 7)) + f" {i}" for i in range(40)}
         queries = {f"q{i}": sentence(seed, i % 7) + f" {i}" for i in range(20)}
         qrels = {f"q{i}": {f"{i // 4}#{i % 4}": 1, f"{i}#0": 0} for i in range(1, 20)}
         write_miracl(folder / "tasks" / "miracl", language, Collection(documents, queries, qrels), 30)
-    write_mkqa(folder / "tasks" / "mkqa", 70)
+    write_mkqa(folder / "tasks" / "mkqa", 40, LANGUAGES[:2])
 
 
 def drive(folder: Path, *modes: str) -> dict[str, int]:
@@ -511,13 +512,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for place, of in (
             [("miracl", ("mteb.json", "summary.json")), ("mkqa", ("mteb.json", "summary.json"))]
             + [(f"miracl/{language}", FILES) for language in ("sw", "yo")]
-            + [(f"mkqa/{language}", FILES) for language in LANGUAGES]
+            + [(f"mkqa/{language}", FILES) for language in LANGUAGES[:2]]
         )
         for name in of
     }
     shards = [name for name in names if re.fullmatch(r"cache/embeddings/\w+/shard-\d{6}\.npy", name)]
-    assert len(shards) == 2 * (5 + 2) + 5 + 4 * len(LANGUAGES)
-    assert len([name for name in names if re.fullmatch(r"cache/words/\w+/words-\d{6}\.npy", name)]) == 5
+    assert len(shards) == 2 * (3 + 2) + 3 + 2 * 4
+    assert len([name for name in names if re.fullmatch(r"cache/words/\w+/words-\d{6}\.npy", name)]) == 3
     return folder
 
 
@@ -526,16 +527,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kills_at_any_moment_change_no_byte_and_leave_nothing_behind(whole: Path, mode: str) -> None:
     kills = drive(whole, mode)[mode]
     assert left(whole / mode) == left(whole / "whole")
-    assert not [path for path in (whole / mode).rglob("*") if path.name.startswith(".")]
+    assert not [path for path in (whole / mode).rglob(".*") if path.suffix != ".lock"]
     if mode == "moments":
         assert kills > 5
         return
     log = [line.split(" ", 1) for line in (whole / "log").read_text().splitlines()]
-    written = [name for when, name in log if when == "after"]
-    assert kills == 2 * len(set(written)) and set(written) >= {name for name in left(whole / mode) if "out/" in name}
+    written = [name for when, name in log if when == "written"]
+    assert kills == len(set(written)) and set(written) >= {name for name in left(whole / mode) if "out/" in name}
     times = Counter(written)
     assert {times[name] for name in times if "/shard-" in name or "/words-" in name} == {1}  # never made twice
-    for language in ("miracl/sw", "miracl/yo", *(f"mkqa/{name}" for name in LANGUAGES)):
+    for language in ("miracl/sw", "miracl/yo", *(f"mkqa/{name}" for name in LANGUAGES[:2])):
         end = written.index(f"out/tiny/{language}/summary.json")
         assert not [name for name in written[end + 1 :] if name.startswith(f"out/tiny/{language}/")]
 
@@ -557,7 +558,7 @@ def test_two_ranks_write_the_bytes_of_one_and_one_goes_on_where_two_were_killed(
         for rank in ranks:
             rank.communicate()
     kept = {path: path.stat().st_mtime_ns for path in (whole / "lost").glob("cache/embeddings/*/shard-*.npy")}
-    assert len(kept) >= 7 and not (whole / "lost/out/tiny/miracl/summary.json").exists()
+    assert len(kept) >= 5 and not (whole / "lost/out/tiny/miracl/summary.json").exists()
     drive(whole, "lost")
     assert left(whole / "lost") == left(whole / "whole")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -14,8 +14,9 @@ import pytest
 
 from tdro.errors import CheckpointError, DataError, EnvironmentProblem
 from tdro.retrieval import shards
+from tdro.retrieval.arrays import content_of
 from tdro.retrieval.search import search
-from tdro.retrieval.shards import Embedder, Embeddings, content_of, encode_shards
+from tdro.retrieval.shards import Embedder, Embeddings, encode_shards
 
 TEXTS = [f"text {i}" * (i % 5 + 1) for i in range(10)]
 

@@ -22,7 +22,8 @@ import regex
 from tdro.config import fingerprint
 from tdro.errors import EnvironmentProblem
 from tdro.files import atomic_path
-from tdro.retrieval.shards import Texts, map_array, save_array
+from tdro.retrieval.arrays import map_array, save_array
+from tdro.retrieval.shards import Texts
 
 _FORM = 1  # part of every key: raise it when the tokens of the same documents would differ
 _BLOCK = 8192  # documents

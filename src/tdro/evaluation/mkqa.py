@@ -31,8 +31,8 @@ from tdro.evaluation.answers import (
     tokenize,
     tokenize_documents,
 )
+from tdro.retrieval.arrays import content_of
 from tdro.retrieval.search import Hits
-from tdro.retrieval.shards import content_of
 
 __all__ = ["DEPTHS", "LANGUAGES", "DocumentTokens", "Mkqa", "is_mkqa", "read_mkqa", "tokenize_documents"]
 

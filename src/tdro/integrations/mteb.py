@@ -13,9 +13,10 @@ from tdro.data.records import Passage
 from tdro.devices import pick_device
 from tdro.errors import ConfigError, DataError, EnvironmentProblem
 from tdro.files import cache_folder
+from tdro.retrieval.arrays import add_content
 from tdro.retrieval.encoders import encoder_fingerprint, open_encoder
 from tdro.retrieval.search import search
-from tdro.retrieval.shards import Embedder, Embeddings, Precision, Progress, add_content
+from tdro.retrieval.shards import Embedder, Embeddings, Precision, Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset  # type: ignore[import-untyped]
@@ -66,7 +67,7 @@ class SearchModel:
         query_max_length: int | None = None,
         passage_max_length: int | None = None,
         precision: Precision = "float32",
-        max_tokens: int = 16384,
+        max_tokens: int | None = None,
         name: str = "",
         progress: Progress | None = None,
     ) -> None:

@@ -94,7 +94,7 @@ def index_with_ray(
     settings: IndexSettings,
     workers: Workers,
     *,
-    max_tokens: int = 16384,
+    max_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Make an index, or finish one, on a Ray cluster: what `tdro index` makes on one machine.
@@ -122,7 +122,7 @@ def index_with_ray(
     return _embed(open_texts, open_embedder, folder / "embeddings", about, precision, workers, progress)
 
 
-def open_passages(settings: IndexSettings, max_tokens: int = 16384) -> Embedder:
+def open_passages(settings: IndexSettings, max_tokens: int | None = None) -> Embedder:
     """Load what embeds the passages of an index, on the GPU if the worker has one."""
     return open_settings(settings, pick_device(), max_tokens=max_tokens)[1]
 

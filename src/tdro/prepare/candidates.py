@@ -10,14 +10,14 @@ import numpy as np
 
 from tdro.data.records import Passage, Row
 from tdro.prepare.mining_report import Clock
+from tdro.retrieval.arrays import content_of
 from tdro.retrieval.corpus import Corpus, store_corpus, text_keys
 from tdro.retrieval.search import search
-from tdro.retrieval.shards import Embedder, Embeddings, content_of
+from tdro.retrieval.shards import Embedder, Embeddings
 
 HITS = 4_000_000
 """Search results held at a time, about 50 MB; a query repeated in thousands of rows needs a deep ranking."""
 
-_BLOCK = 16384  # passages that are searched together; bounds the memory that their vectors take
 _READ = 4096  # rows whose texts are looked up together
 _TOGETHER = 256  # queries whose named passages are scored together
 
@@ -137,7 +137,6 @@ class DenseRanking:
                     self.corpus_PD,
                     self.place_P,
                     depth,
-                    corpus_block=_BLOCK,
                     device=self.dense.device,
                 )
             yield from map(Answer, hits.indices_QK, hits.scores_QK, named)

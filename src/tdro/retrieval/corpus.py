@@ -19,6 +19,7 @@ from tdro.data.reading import content_hash
 from tdro.data.records import Passage
 from tdro.errors import DataError
 from tdro.files import atomic_folder, write_json
+from tdro.retrieval.arrays import map_array, save_array
 from tdro.retrieval.passage_files import find_passages, passage_of
 from tdro.retrieval.passage_table import (
     PassageTable,
@@ -28,7 +29,6 @@ from tdro.retrieval.passage_table import (
     write_passages,
     write_places,
 )
-from tdro.retrieval.shards import map_array, save_array
 
 _FORM = 2  # part of the key of every kept corpus: raise it when the folder of the same passages would differ
 _READ = 8192  # passages that are hashed together

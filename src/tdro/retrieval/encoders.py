@@ -41,7 +41,7 @@ def open_encoder(
     instruction_template: str = "Instruct: {instruction}\nQuery: {query}",
     query_max_length: int | None = None,
     passage_max_length: int | None = None,
-    max_tokens: int = 16384,
+    max_tokens: int | None = None,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> tuple[Embedder, Embedder]:
@@ -59,7 +59,7 @@ def open_encoder(
         query_max_length: Tokens of a query, the rest is cut; by default 512, or fewer if the model was saved so or
             cannot take more.
         passage_max_length: Tokens of a document; the same.
-        max_tokens: Tokens of a forward pass, padding included.
+        max_tokens: Tokens of a forward pass, padding included; None: 4096 on a CPU, 16384 elsewhere.
         ranks: The processes that share the work.
         progress: Called with (texts done, texts) while the model works, for queries and for documents.
 

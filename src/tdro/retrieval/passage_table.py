@@ -18,7 +18,7 @@ import pyarrow as pa
 from tdro.data.records import Passage
 from tdro.errors import EnvironmentProblem
 from tdro.locks import one_at_a_time
-from tdro.retrieval.shards import add_content, map_array, save_array
+from tdro.retrieval.arrays import add_content, map_array, save_array
 
 _BATCH = 1024  # passages in an Arrow batch
 _SCHEMA = pa.schema([(name, pa.large_string()) for name in ("title", "text")])

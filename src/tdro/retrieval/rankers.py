@@ -8,10 +8,11 @@ from typing import Protocol
 import numpy as np
 
 from tdro.devices import ALONE, Ranks
+from tdro.retrieval.arrays import content_of
 from tdro.retrieval.bm25 import Bm25Index, about_bm25, best_numbers, index_texts
 from tdro.retrieval.documents import Documents
 from tdro.retrieval.search import Hits, search
-from tdro.retrieval.shards import Embedder, Progress, content_of
+from tdro.retrieval.shards import Embedder, Progress
 
 
 class Ranker(Protocol):

@@ -155,7 +155,7 @@ def build_index(
     settings: IndexSettings,
     *,
     device: Device | None = None,
-    max_tokens: int = 16384,
+    max_tokens: int | None = None,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Embeddings:
@@ -230,7 +230,7 @@ def claim_index(corpus: Path, folder: Path, settings: IndexSettings, passages: M
 
 
 def open_settings(
-    settings: IndexSettings, device: Device, *, max_tokens: int = 16384, progress: Progress | None = None
+    settings: IndexSettings, device: Device, *, max_tokens: int | None = None, progress: Progress | None = None
 ) -> tuple[Embedder, Embedder]:
     """Load the encoder of an index; return what embeds its queries and what embeds its passages."""
     return open_encoder(
