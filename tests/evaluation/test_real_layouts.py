@@ -245,6 +245,10 @@ def test_miracl_with_hard_negatives_is_easier_and_never_mixed_with_the_full_one(
     sides = [str(tmp_path / "out/words"), str(place / "out/words"), "--only", "miracl/de", "miracl/ru"]
     assert main(["compare", *sides]) == 2
     assert "variant" in capsys.readouterr().err
+    write_miracl(tmp_path / "all", "th", in_articles(xquad("th")))
+    both = (arguments[0], "--tasks", tmp_path / "miracl", tmp_path / "all", "--out", tmp_path / "out")
+    assert evaluate(*both) == 2
+    assert "no mean together" in capsys.readouterr().err
     write_miracl(tmp_path / "miracl", "th", in_articles(xquad("th")))
     before = files(tmp_path / "out")
     assert evaluate(*arguments) == 2

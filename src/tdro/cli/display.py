@@ -234,7 +234,7 @@ def verdict(gain: "Difference", measure: str = "nDCG@10") -> str:
 
 
 def print_scores(scores: dict[str, dict[str, dict[str, float]]], console: Console) -> None:
-    """Print the main measure of every task and model in points (0 to 100), and the means over tasks.
+    """Print the main measure of every task and model in points (0 to 100), and its mean over the tasks that have it.
 
     Args:
         scores: Task -> model -> measure -> mean. Every task has every model.
@@ -249,8 +249,11 @@ def print_scores(scores: dict[str, dict[str, dict[str, float]]], console: Consol
     for task, by_model in scores.items():
         label = f"{task} ({measure_name(mains[task])})" if several else task
         table.add_row(label, *(f"{100 * by_model[model][mains[task]]:.2f}" for model in models))
-    means = [sum(by_model[model][mains[task]] for task, by_model in scores.items()) / len(scores) for model in models]
-    table.add_row("mean", *(f"{100 * mean:.2f}" for mean in means), style="bold")
+    for main in dict.fromkeys(mains.values()):
+        tasks = [task for task in scores if mains[task] == main]
+        means = [sum(scores[task][model][main] for task in tasks) / len(tasks) for model in models]
+        label = f"mean {measure_name(main)}" if several else "mean"
+        table.add_row(label, *(f"{100 * mean:.2f}" for mean in means), style="bold")
     console.print(table)
 
 

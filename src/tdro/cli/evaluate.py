@@ -222,7 +222,7 @@ def _check(parsed: Arguments) -> None:
 
 def _tasks(parsed: Arguments) -> "list[Task]":
     """Find all tasks and read their judgements."""
-    from tdro.evaluation.tasks import find_tasks
+    from tdro.evaluation.tasks import find_tasks, refuse_mixed_variants
 
     options = TaskConfig(
         path="",
@@ -234,6 +234,7 @@ def _tasks(parsed: Arguments) -> "list[Task]":
     )
     tasks = [task for path in parsed.tasks for task in find_tasks(Path(path), options)]
     _refuse_twins([task.name for task in tasks], "--tasks")
+    refuse_mixed_variants(tasks)
     for task in tasks:
         for part in task.parts:
             part.check()

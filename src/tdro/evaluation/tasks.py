@@ -13,6 +13,7 @@ The score of a task is the mean over its parts, so that CQADupStack counts once 
 
 import os
 import re
+from collections.abc import Sequence
 from functools import cache as remembered
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,19 @@ def find_tasks(path: Path, options: TaskConfig) -> list[Task]:
     several = [] if options.kind != "auto" or not path.is_dir() or _kind(path) else sorted(path.iterdir())
     paths = [child for child in several if _kind(child)] or [path]
     return [find_task(task_name(each), options.model_copy(update={"path": str(each)})) for each in paths]
+
+
+def refuse_mixed_variants(tasks: Sequence[Task]) -> None:
+    """Refuse tasks that have no mean together: MIRACL in full, and with the documents of a pool only.
+
+    Raises:
+        ConfigError: Both are there.
+    """
+    variants = {str(p.settings["variant"]): task.name for task in tasks for p in task.parts if "variant" in p.settings}
+    if len(variants) > 1:
+        saw = ", ".join(f"{name} ({variant})" for variant, name in sorted(variants.items()))
+        do = "evaluate them apart, each with results of its own"
+        raise ConfigError("both variants of MIRACL have no mean together", saw=saw, do=do)
 
 
 def task_name(path: Path) -> str:

@@ -13,7 +13,7 @@ from tdro.evaluation.benchmarks import Task
 from tdro.evaluation.results import FILES, model_folder, read_result
 from tdro.evaluation.sides import Side, query_differences, refuse_unlike
 from tdro.evaluation.significance import Difference, paired_difference
-from tdro.evaluation.tasks import find_task
+from tdro.evaluation.tasks import find_task, refuse_mixed_variants
 from tdro.evaluation.writing import evaluate_part, join_parts
 from tdro.files import cache_folder, write_json
 from tdro.models.bases import find_encoder
@@ -59,7 +59,9 @@ def study_tasks(study: Study) -> dict[str, Task]:
         DataError, ConfigError: See `find_task`.
     """
     root = Path(study.data.root)
-    return {name: find_task(name, options, root) for name, options in study.evaluation.tasks.items()}
+    tasks = {name: find_task(name, options, root) for name, options in study.evaluation.tasks.items()}
+    refuse_mixed_variants(list(tasks.values()))
+    return tasks
 
 
 def refuse_missing_baselines(study: Study) -> None:
