@@ -32,7 +32,7 @@ from tdro.devices import Device
 from tdro.models.encoder import embed, load_encoder
 from tdro.models.lora import Lora, add_lora
 from tdro.models.network import checkpoint_gradients
-from tdro.training.checkpoint import save_checkpoint
+from tdro.training.checkpoint import Checkpoints, save_checkpoint
 from tdro.training.loop import _optimizer
 from tdro.training.weight_learner import WeightLearner, make_rule
 
@@ -134,7 +134,7 @@ def state_bytes(model: SentenceTransformer) -> tuple[int, int, int]:
 
 def checkpoint_size(model: SentenceTransformer, folder: Path) -> int:
     """Bytes of a checkpoint on disk after one step."""
-    save_checkpoint(folder, 1, model, stepped(model), {}, "")
+    save_checkpoint(Checkpoints(folder, ""), 1, model, stepped(model), {})
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

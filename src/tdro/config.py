@@ -161,11 +161,17 @@ class ModelConfig(Section):
     """auto: the library's choice, mostly sdpa. With flash attention (GPU, bfloat16) texts are not padded at all."""
     compile: bool = False
     """Compile the blocks with torch.compile when training: slow first steps, then faster ones."""
+    sharding: Literal["none", "full"] = "none"
+    """full: each of several ranks has a piece of parameters, gradients and moments; for models one GPU cannot hold."""
+    deterministic: bool = False
+    """Only operations that give the same bits each time, also on a GPU, where they are slower."""
 
     @property
     def influential(self) -> dict[str, Any]:
         """The settings that change results by more than rounding; those of LoRA where there is LoRA."""
-        exclude = {"micro_batch_tokens", "gradient_checkpointing", "attention", "compile"}
+        exclude = {
+            "micro_batch_tokens", "gradient_checkpointing", "attention", "compile", "sharding", "deterministic",
+        }  # fmt: skip
         lora = {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
         return self.model_dump(mode="json", exclude=exclude if self.lora_rank else exclude | lora)
 
@@ -195,6 +201,8 @@ class TrainingConfig(Section):
     """L2 norm to which the model's gradient is clipped."""
     checkpoint_every: Positive = 100
     """Steps between checkpoints."""
+    checkpoints_kept: Positive = 2
+    """Checkpoints that stay, so that there is one to go on from where the last is damaged."""
 
 
 class MiningConfig(Section):

@@ -172,6 +172,26 @@ class Ranks:
             raise EnvironmentProblem("another rank has stopped", where=where, saw=saw, do=do) from problem
 
 
+def refuse_drift(parameters: Sequence[torch.Tensor], ranks: Ranks) -> None:
+    """Compare the parameters of all ranks, bit by bit through their sums.
+
+    Raises:
+        EnvironmentProblem: A rank has others than rank 0: another library, a broken GPU, or an operation that is not
+            deterministic where it should be.
+    """
+    if ranks.count == 1:
+        return
+    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [p.detach().contiguous().view(integer[p.element_size()]).sum(dtype=torch.int64) for p in parameters]
+    sum_N = torch.stack(sums).cpu()
+    first_N, *others = ranks.gather(sum_N)
+    odd = [number for number, other_N in enumerate(others, start=1) if not torch.equal(other_N, first_N)]
+    if odd:
+        do = "start again: the last checkpoint is whole; see that all machines have the same libraries and sound GPUs"
+        where = f"rank {', '.join(map(str, odd))} of {ranks.count}"
+        raise EnvironmentProblem("ranks have different parameters", where=where, do=do)
+
+
 ALONE = Ranks()
 """One process that works alone."""
 
@@ -221,6 +241,17 @@ def join_ranks(patience: timedelta = timedelta(hours=2)) -> Ranks:
         raise EnvironmentProblem("the ranks did not find each other", where=where, saw=saw, do=do) from problem
     atexit.register(_leave_ranks)
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def be_deterministic() -> None:
+    """Use only operations that give the same bits each time, for the rest of this process.
+
+    Call it before anything runs on a GPU. An operation that has no such form stops with torch's own error.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def _leave_ranks() -> None:

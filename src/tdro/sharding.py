@@ -4,13 +4,14 @@ Whatever is called a pass here is done by all ranks together: where one makes a 
 model, all must make as many, in the same order.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from tdro.devices import Device, Ranks
+from tdro.errors import EnvironmentProblem
 
 
 def shard(model: nn.Module, network: nn.Module, device: Device, ranks: Ranks) -> None:
@@ -26,12 +27,13 @@ def shard(model: nn.Module, network: nn.Module, device: Device, ranks: Ranks) ->
         ranks: Two or more.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     mesh = init_device_mesh(device.name, (ranks.count,))
     for part in (*_blocks(network), model):
         # The outermost part too: kept after a pass without gradient, its parameters would miss the optimizer's step.
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        assert isinstance(part, FSDPModule)
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
 
@@ -77,6 +79,44 @@ def whole(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.reshard()
             part.set_reshard_after_forward(True, recurse=False)
+
+
+def refuse_other_sharding(sharding: str) -> None:
+    """Refuse what `accelerate launch` was told to do and tdro does not do, or not in this way.
+
+    Args:
+        sharding: model.sharding of the study.
+
+    Raises:
+        EnvironmentProblem: The launcher asks for DeepSpeed, Megatron, other parallelism, or an FSDP that the study does
+            not ask for or cannot have.
+    """
+
+    def asked(name: str) -> bool:
+        return os.environ.get(name, "").lower() in ("true", "1", "yes")
+
+    others = {
+        "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+        "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+        "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+    }
+    plain = "start with torchrun or recipes/launch/ddp.yaml"
+    for name, what in others.items():
+        if asked(name):
+            do = f"{plain}; --model.sharding full shards parameters, gradients and moments as ZeRO-3 does"
+            raise EnvironmentProblem(f"tdro does not train under {what}", where=f"{name}=true", do=do)
+    if not asked("ACCELERATE_USE_FSDP"):
+        return
+    if sharding != "full":
+        do = f"add --model.sharding full, or {plain}"
+        raise EnvironmentProblem("the launcher asks for FSDP, the study does not", where="ACCELERATE_USE_FSDP", do=do)
+    for name, odd in (
+        ("FSDP_OFFLOAD_PARAMS", asked("FSDP_OFFLOAD_PARAMS")),
+        ("FSDP_VERSION", os.environ.get("FSDP_VERSION", "2") != "2"),
+    ):
+        if odd:
+            do = "use recipes/launch/fsdp.yaml: FSDP 2, nothing offloaded"
+            raise EnvironmentProblem("tdro does not shard in this way", where=name, saw=os.environ[name], do=do)
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -26,14 +26,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     tiny_study(folder)  # makes data and model
     os.environ["TDRO_CACHE"] = str(folder / "cache-two")
-    run_ranks([str(HERE / "rank_cases.py"), str(folder), str(folder / "two")], 2)
+    run_ranks([str(HERE / "rank_cases.py"), str(folder), str(folder / "two"), "none"], 2)
     os.environ["TDRO_CACHE"] = str(folder / "cache-one")
     train_cases(folder, folder / "one")
     return folder
 
 
 def numbers_of(run: Path) -> dict[str, Any]:
-    """Everything that a run computed, as arrays."""
+    """Everything that a run computed, as arrays: models, weights, and what each step gave."""
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*.safetensors")):
         if "checkpoints" not in file.parts:

@@ -91,7 +91,7 @@ def test_another_measure_or_temperature_asks_the_reference_nothing(tmp_path, mon
     asked = count_calls(monkeypatch)
     loaded: list[str] = []
     real = Run.load
-    monkeypatch.setattr(Run, "load", lambda run, name: (loaded.append(str(name)), real(run, name))[1])
+    monkeypatch.setattr(Run, "load", lambda run, name, *rest: (loaded.append(str(name)), real(run, name, *rest))[1])
     learned(tmp_path, "second", how, **again)
     assert asked == [] and sum(name.endswith("reference/model") for name in loaded) == 0
     assert loaded  # the proxy was

@@ -8,14 +8,12 @@ from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from safetensors.torch import load_file
 from studies import tiny_study
 
 from tdro.core.rule import Update
 from tdro.errors import CheckpointError
 from tdro.training import loop
-from tdro.training.checkpoint import load_checkpoint
 from tdro.training.loop import Stopped
 from tdro.training.pipeline import run_study
 from tdro.training.run import Run
@@ -118,23 +116,44 @@ def test_finished_stages_are_skipped_and_nothing_is_written_again(undisturbed, t
     assert {p: p.stat().st_mtime_ns for p in study.run_folder.rglob("*.safetensors")} == before
 
 
-def test_a_checkpoint_of_another_study_is_refused(undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reference": {"learning_rate": 0.02}}, "reference.learning_rate was 0.01, is 0.02"),
+        ({"data": {"passage_max_length": 20}}, "data.passage_max_length was 24, is 20"),
+        ({"data": {"max_rows": 20}}, r"rows of.one was \w{8}\.\.\., is \w{8}\.\.\.; .*; 1 more"),
+        ({"data": {"datasets": {n: f"train/{n}.jsonl" for n in ("one", "two")}}}, "rows of.three was .*, is absent"),
+        ({"model": {"lora_rank": 2}}, "model.lora_rank was (0|absent), is 2"),
+    ],
+)
+def test_a_checkpoint_of_another_study_is_refused_and_the_difference_named(
+    undisturbed, tmp_path, monkeypatch, changes, said
+):
     folder, _ = undisturbed
     study = tiny_study(folder).model_copy(update={"output": str(tmp_path / "run")})
     with monkeypatch.context() as patch:
-        disturb(patch, "reference", 3, "signal")
+        disturb(patch, "reference", 1, "signal")
         with pytest.raises(Stopped):
             run_study(Run(study))
-    other = tiny_study(folder, reference={"learning_rate": 0.02}).model_copy(update={"output": str(tmp_path / "run")})
-    with pytest.raises(CheckpointError, match="another study"):
+    other = tiny_study(folder, **changes).model_copy(update={"output": str(tmp_path / "run")})
+    with pytest.raises(CheckpointError, match=f"(?s)another study, mixture or data.*{said}"):
         run_study(Run(other))
 
 
-def test_a_damaged_checkpoint_is_refused_not_loaded(tmp_path):
-    layer = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(layer.parameters())
-    folder = tmp_path / "step-00000001"
-    folder.mkdir()
-    (folder / "state.json").write_text("{")
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_checkpoint(tmp_path, layer, optimizer, "f")
+@pytest.mark.parametrize("stage", ["reference", "weights"])
+def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(undisturbed, tmp_path, monkeypatch, stage):
+    folder, expected = undisturbed
+    every = {"checkpoint_every": 2}
+    study = tiny_study(folder, reference=every, weights=every).model_copy(update={"output": str(tmp_path / "run")})
+    with monkeypatch.context() as patch:
+        disturb(patch, stage, 4, "kill")
+        with pytest.raises(Killed):
+            run_study(Run(study))
+    os.truncate(tmp_path / "run" / stage / "checkpoints" / "step-00000004" / "model.safetensors", 100)
+    run = Run(study)
+    run_study(run)
+    (note,) = run.journal.read("note", stage)
+    assert "step-00000004 is damaged" in note["text"]
+    found = outcome(run)
+    for key, value in expected.items():
+        assert found[key] == value, key

@@ -136,8 +136,8 @@ def poison(monkeypatch, poisoned: dict[str, set[int]]) -> None:
     """Make the proxy's similarities and gradients of the queries `poisoned["now"]` NaN."""
     real = robust_step.similarities
 
-    def similarities(model, texts, query_m, device, max_tokens):
-        found = real(model, texts, query_m, device, max_tokens)
+    def similarities(model, texts, query_m, device, max_tokens, passes=0):
+        found = real(model, texts, query_m, device, max_tokens, passes)
         bad = torch.tensor([int(q) in poisoned["now"] for q in query_m])
         return found * torch.where(bad, torch.nan, 1.0)[:, None]
 

@@ -53,7 +53,7 @@ def cached_backward(
     """
     length_n = np.array([len(tokens) for tokens in token_lists])
     groups = pack(length_n, max_tokens)
-    passes = [*groups, length_n.argmin(keepdims=True)]  # the last one for ranks that only keep the others company
+    passes = [*groups, np.array([length_n.argmin()])]  # the last one for ranks that only keep the others company
     cost = [len(texts) * int(length_n[texts].max()) for texts in passes]
     dealt = [list(range(rank, len(groups), ranks.count)) for rank in range(ranks.count)]
     mine, turns = dealt[ranks.number], dealt[ranks.number]

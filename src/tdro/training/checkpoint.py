@@ -1,7 +1,7 @@
 """Everything a stage needs to go on as if it had never stopped. Safetensors and JSON only.
 
-A checkpoint holds whole tensors, also of a sharded model: any number of ranks takes it up, sharded or not. All ranks call
-what saves and loads; rank 0 writes.
+A checkpoint holds whole tensors, also of a sharded model: any number of ranks takes it up, sharded or not. All ranks
+call what saves and loads; rank 0 writes.
 """
 
 import json
@@ -48,151 +48,73 @@ class Checkpoints:
     ranks: Ranks = ALONE
     tell: Callable[[str], None] = lambda text: None
 
-    def save(
-        self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-    ) -> None:
-        """Write a checkpoint atomically and remove those that are too old.
 
-        Args:
-            step: Steps done.
-            model: Its parameters are saved, but for frozen ones, which are those of the base.
-            optimizer: Its state per parameter is saved, in the order of its parameters.
-            state: What else the stage needs, as JSON; floats survive exactly.
+def save_checkpoint(
+    place: Checkpoints, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Write a checkpoint atomically and remove those that are too old.
 
-        Raises:
-            EnvironmentProblem: The disk refuses the files; the checkpoints before are untouched.
-        """
-        writes = self.ranks.number == 0
-        tensors = _on_cpu(_tensors(model).items(), writes)
-        moments = _on_cpu(_moments(optimizer), writes)
-        if not writes:
-            return
-        about = {"format": FORMAT, "step": step, "fingerprint": self.fingerprint, "inputs": _flat(self.inputs)}
-        try:
-            with atomic_folder(self.folder / f"step-{step:08d}") as path:
-                save_file(tensors, path / MODEL)
-                save_file(moments, path / OPTIMIZER)
-                write_json(path / STATE, {**about, "state": state})
-        except (OSError, SafetensorError) as error:
-            do = "free some disk space; the same command goes on from the checkpoint before"
-            raise EnvironmentProblem(
-                "a checkpoint could not be saved", where=self.folder, saw=str(error), do=do
-            ) from error
-        for older in _steps(self.folder)[: -self.kept]:
-            shutil.rmtree(older)
-
-    def load(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-    ) -> tuple[int, dict[str, Any]] | None:
-        """Restore the newest checkpoint that is whole into a model and an optimizer.
-
-        Those that are damaged are passed over, with a message, and removed.
-
-        Returns:
-            Steps done and the stage's state; None when there is no checkpoint.
-
-        Raises:
-            CheckpointError: It belongs to another study, mixture or data, or none is whole.
-            EnvironmentProblem: The ranks see different checkpoints.
-        """
-        damaged: dict[Path, str] = {}
-        for path in reversed(_steps(self.folder)):
-            try:
-                found = _read(path, model, optimizer, self._refuse_others)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                damaged[path] = " ".join(str(error).split()) or type(error).__name__
-                continue
-            self._agree_on(found.step)
-            self._pass_over(damaged)
-            found.fill(model, optimizer)
-            return found.step, found.state
-        self._agree_on(0)
-        if damaged:
-            saw = "; ".join(f"{path.name}: {why}" for path, why in damaged.items())
-            do = f"remove {self.folder} to start the stage again"
-            raise CheckpointError("no checkpoint is whole", where=self.folder, saw=saw, do=do)
-        return None
-
-    def _refuse_others(self, path: Path, content: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was made from something else.
-
-        Raises:
-            CheckpointError: It says what is different.
-        """
-        if content["format"] == FORMAT and content["fingerprint"] == self.fingerprint:
-            return
-        again = f"remove {self.folder} to start the stage again"
-        if content["format"] != FORMAT:
-            saw = f"format {content['format']}, this is format {FORMAT}"
-            raise CheckpointError("checkpoint is of another version of tdro", where=path, saw=saw, do=again)
-        saw = _differences(content.get("inputs", {}), _flat(self.inputs))
-        do = f"go back to that study, or {again}"
-        raise CheckpointError("checkpoint belongs to another study, mixture or data", where=path, saw=saw, do=do)
-
-    def _agree_on(self, step: int) -> None:
-        """Make sure that all ranks go on from the same step."""
-        first = self.ranks.agree(step)
-        if self.ranks.any(first != step):
-            do = "put the run folder on a file system that all machines see"
-            saw = f"step {step} on rank {self.ranks.number}, {first} on rank 0"
-            raise EnvironmentProblem("the ranks do not see the same checkpoint", where=self.folder, saw=saw, do=do)
-
-    def _pass_over(self, damaged: dict[Path, str]) -> None:
-        """Say which checkpoints are not used, and remove them: kept, they would count as newer than the next ones."""
-        if self.ranks.number == 0:
-            for path, why in damaged.items():
-                self.tell(f"{path.name} is damaged ({why}); going on from the checkpoint before")
-                shutil.rmtree(path)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A checkpoint in memory."""
-
-    step: int
-    state: dict[str, Any]
-    tensors: dict[str, Tensor]
-    moments: dict[int, dict[str, Tensor]]
-
-    def fill(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put it into a model and an optimizer."""
-        fill_tensors(model, self.tensors)
-        parameters = _parameters(optimizer)
-        state = {
-            index: {
-                name: cut_like(value, parameters[index]) if value.ndim else value for name, value in values.items()
-            }
-            for index, values in self.moments.items()
-        }
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _read(
-    path: Path,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    refuse_others: Callable[[Path, dict[str, Any]], None],
-) -> _Found:
-    """Read a checkpoint and compare it with what it is for.
+    Args:
+        place: Where, and what for.
+        step: Steps done.
+        model: Its parameters are saved, but for frozen ones, which are those of the base.
+        optimizer: Its state per parameter is saved, in the order of its parameters.
+        state: What else the stage needs, as JSON; floats survive exactly.
 
     Raises:
-        CheckpointError: It was made from something else.
-        OSError, ValueError, KeyError, TypeError, SafetensorError: It is damaged.
+        EnvironmentProblem: The disk refuses the files; the checkpoints before are untouched.
     """
-    content = json.loads((path / STATE).read_text("utf-8"))
-    refuse_others(path, content)
-    tensors, joined = load_file(path / MODEL), load_file(path / OPTIMIZER)
-    _compare(tensors, _tensors(model), MODEL)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in joined.items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = tensor
-    parameters = _parameters(optimizer)
-    for index, values in moments.items():
-        wanted = parameters[index] if index < len(parameters) else None
-        if wanted is None or any(value.ndim and value.shape != wanted.shape for value in values.values()):
-            raise ValueError(f"{OPTIMIZER} does not fit parameter {index}")
-    return _Found(int(content["step"]), dict(content["state"]), tensors, moments)
+    writes = place.ranks.number == 0
+    tensors = trained_tensors(model, writes)
+    moments = _on_cpu(_moments(optimizer), writes)
+    if not writes:
+        return
+    about = {"format": FORMAT, "step": step, "fingerprint": place.fingerprint, "inputs": _flat(place.inputs)}
+    try:
+        with atomic_folder(place.folder / f"step-{step:08d}") as path:
+            save_file(tensors, path / MODEL)
+            save_file(moments, path / OPTIMIZER)
+            write_json(path / STATE, {**about, "state": state})
+    except (OSError, SafetensorError) as error:
+        do = "free some disk space; the same command goes on from the checkpoint before"
+        raise EnvironmentProblem(
+            "a checkpoint could not be saved", where=place.folder, saw=str(error), do=do
+        ) from error
+    for older in _steps(place.folder)[: -place.kept]:
+        shutil.rmtree(older)
+
+
+def load_checkpoint(
+    place: Checkpoints, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any]] | None:
+    """Restore the newest checkpoint that is whole into a model and an optimizer.
+
+    Those that are damaged are passed over, with a message, and removed.
+
+    Returns:
+        Steps done and the stage's state; None when there is no checkpoint.
+
+    Raises:
+        CheckpointError: It belongs to another study, mixture or data, or none is whole.
+        EnvironmentProblem: The ranks see different checkpoints.
+    """
+    damaged: dict[Path, str] = {}
+    for path in reversed(_steps(place.folder)):
+        try:
+            found = _read(path, model, optimizer, place)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            damaged[path] = " ".join(str(error).split()) or type(error).__name__
+            continue
+        _agree_on(found.step, place)
+        _pass_over(damaged, place)
+        found.fill(model, optimizer)
+        return found.step, found.state
+    _agree_on(0, place)
+    if damaged:
+        saw = "; ".join(f"{path.name}: {why}" for path, why in damaged.items())
+        do = f"remove {place.folder} to start the stage again"
+        raise CheckpointError("no checkpoint is whole", where=place.folder, saw=saw, do=do)
+    return None
 
 
 def save_best(folder: Path, step: int, model: torch.nn.Module) -> None:
@@ -251,7 +173,7 @@ def load_best(folder: Path, step: int, model: torch.nn.Module) -> None:
 
 
 def trained_tensors(model: torch.nn.Module, wanted: bool = True) -> dict[str, Tensor]:
-    """Return whole copies of what is trained of a model, in main memory.
+    """Return what is trained of a model as whole tensors in main memory.
 
     Args:
         model: Maybe sharded: then all ranks call this.
@@ -265,6 +187,83 @@ def fill_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in _tensors(model).items():
             tensor.copy_(cut_like(tensors[name], tensor))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A checkpoint in memory."""
+
+    step: int
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+    moments: dict[int, dict[str, Tensor]]
+
+    def fill(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put it into a model and an optimizer."""
+        fill_tensors(model, self.tensors)
+        parameters = _parameters(optimizer)
+        state = {
+            index: {name: cut_like(value, parameters[index]) if value.ndim else value for name, value in values.items()}
+            for index, values in self.moments.items()
+        }
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _read(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, place: Checkpoints) -> _Found:
+    """Read a checkpoint and compare it with what it is for.
+
+    Raises:
+        CheckpointError: It was made from something else.
+        OSError, ValueError, KeyError, TypeError, SafetensorError: It is damaged.
+    """
+    content = json.loads((path / STATE).read_text("utf-8"))
+    _refuse_others(path, content, place)
+    tensors, joined = load_file(path / MODEL), load_file(path / OPTIMIZER)
+    _compare(tensors, _tensors(model), MODEL)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in joined.items():
+        number, name = key.split(".", 1)
+        moments.setdefault(int(number), {})[name] = tensor
+    parameters = _parameters(optimizer)
+    for index, values in moments.items():
+        wanted = parameters[index] if index < len(parameters) else None
+        if wanted is None or any(value.ndim and value.shape != wanted.shape for value in values.values()):
+            raise ValueError(f"{OPTIMIZER} does not fit parameter {index}")
+    return _Found(int(content["step"]), dict(content["state"]), tensors, moments)
+
+
+def _refuse_others(path: Path, content: dict[str, Any], place: Checkpoints) -> None:
+    """Refuse a checkpoint that was made from something else.
+
+    Raises:
+        CheckpointError: It says what is different.
+    """
+    if content["format"] == FORMAT and content["fingerprint"] == place.fingerprint:
+        return
+    again = f"remove {place.folder} to start the stage again"
+    if content["format"] != FORMAT:
+        saw = f"format {content['format']}, this is format {FORMAT}"
+        raise CheckpointError("checkpoint is of another version of tdro", where=path, saw=saw, do=again)
+    saw = _differences(content.get("inputs", {}), _flat(place.inputs))
+    do = f"go back to that study, or {again}"
+    raise CheckpointError("checkpoint belongs to another study, mixture or data", where=path, saw=saw, do=do)
+
+
+def _agree_on(step: int, place: Checkpoints) -> None:
+    """Make sure that all ranks go on from the same step."""
+    first = place.ranks.agree(step)
+    if place.ranks.any(first != step):
+        do = "put the run folder on a file system that all machines see"
+        saw = f"step {step} on rank {place.ranks.number}, {first} on rank 0"
+        raise EnvironmentProblem("the ranks do not see the same checkpoint", where=place.folder, saw=saw, do=do)
+
+
+def _pass_over(damaged: dict[Path, str], place: Checkpoints) -> None:
+    """Say which checkpoints are not used, and remove them: kept, they would count as newer than the next ones."""
+    if place.ranks.number == 0:
+        for path, why in damaged.items():
+            place.tell(f"{path.name} is damaged ({why}); going on from the checkpoint before")
+            shutil.rmtree(path)
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -318,13 +317,18 @@ def _flat(inputs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], most: int = 5) -> str:
-    """Say which inputs differ, and how."""
-    absent = "absent"
-    odd = [name for name in {**theirs, **ours} if theirs.get(name, absent) != ours.get(name, absent)]
-    said = [f"{name} was {theirs.get(name, absent)}, is {ours.get(name, absent)}" for name in odd[:most]]
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], most: int = 3) -> str:
+    """Say which inputs differ, and how; as many as fit into an error."""
+
+    def said(inputs: Mapping[str, Any], name: str) -> str:
+        text = str(inputs.get(name, "absent"))
+        return text if len(text) <= 24 else f"{text[:8]}..."
+
+    ours = json.loads(json.dumps(ours))  # as they would be read again
+    odd = [name for name in {**theirs, **ours} if (name in theirs, theirs.get(name)) != (name in ours, ours.get(name))]
+    first = [f"{name} was {said(theirs, name)}, is {said(ours, name)}" for name in odd[:most]]
     more = [f"{len(odd) - most} more"] if len(odd) > most else []
-    return "; ".join([*said, *more]) or "another fingerprint"
+    return "; ".join([*first, *more]) or "another fingerprint"
 
 
 def _best(folder: Path, step: int) -> Path:

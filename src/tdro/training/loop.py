@@ -4,9 +4,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +15,11 @@ import torch
 
 from tdro.config import TrainingConfig
 from tdro.data.mixture import seeded
-from tdro.devices import ALONE, Ranks
+from tdro.devices import ALONE, Ranks, refuse_drift
 from tdro.errors import TdroError
 from tdro.models.dropout import fast_dropout
-from tdro.training.checkpoint import load_checkpoint, save_checkpoint
+from tdro.sharding import gathered, is_sharded, whole
+from tdro.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from tdro.training.journal import Journal
 from tdro.training.schedule import learning_rate_share
 
@@ -48,8 +49,12 @@ class Observer:
     def start(self, done: int) -> None:
         """Begin, or go on after so many steps; what was seen of later ones is void."""
 
+    def looks(self, done: int) -> bool:
+        """Tell whether it will look at the model after so many steps."""
+        return True
+
     def after(self, done: int) -> None:
-        """Look at the model after so many steps."""
+        """Look at the model after so many steps; its parameters are whole, and must not be changed."""
 
     def saved(self) -> None:
         """Know that everything up to now has been saved: training will go on from here, and not from earlier."""
@@ -60,7 +65,17 @@ class Observer:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a stage trains: its name, its folder, its journal, what identifies its inputs, and who shares the work."""
+    """Where a stage trains.
+
+    Attributes:
+        stage: Its name.
+        folder: Its folder.
+        journal: Of the run.
+        fingerprint: Identifies its inputs.
+        seed: Decides its random numbers.
+        ranks: Who shares the work.
+        inputs: What went into the fingerprint, by name.
+    """
 
     stage: str
     folder: Path
@@ -68,6 +83,7 @@ class Workplace:
     fingerprint: str
     seed: int
     ranks: Ranks = ALONE
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -84,7 +100,8 @@ def train(
     are seeded by it, and everything else is in the checkpoint.
 
     Several ranks each accumulate a part of the gradients of a step, which are then summed; everything else every rank
-    does alike, so the parameters stay the same on all. Rank 0 writes checkpoints, which any number of ranks take up.
+    does alike, so the parameters stay the same on all, which is checked whenever they are saved. Of a sharded model
+    each rank has a piece of every parameter. Rank 0 writes checkpoints, which any number of ranks take up.
 
     Args:
         model: In training mode, on its device.
@@ -96,28 +113,35 @@ def train(
     Raises:
         Stopped: SIGINT or SIGTERM came; a checkpoint was written.
         TdroError: A loss or gradient is not finite; the last checkpoint is untouched.
+        CheckpointError: What was saved is of another study, or damaged.
+        EnvironmentProblem: A checkpoint cannot be written, or the ranks have lost each other.
     """
     optimizer = _optimizer(model, config)
-    checkpoints = place.folder / "checkpoints"
-    restored = load_checkpoint(checkpoints, model, optimizer, place.fingerprint)
+    note = partial(place.journal.write, "note", place.stage)
+    checkpoints = Checkpoints(
+        place.folder / "checkpoints", place.fingerprint, place.inputs, config.checkpoints_kept, place.ranks,
+        lambda text: note(text=text),
+    )  # fmt: skip
+    restored = load_checkpoint(checkpoints, model, optimizer)
     start = restored[0] if restored else 0
     if restored:
         stage_step.restore(restored[1])
     place.journal.rewind(place.stage, start)
-    observer = observer or Observer()
-    observer.start(start)
+    if observer is not None:
+        observer.start(start)
     place.journal.write("stage_started", place.stage, from_step=start, steps=config.steps)
     parameters = [p for p in model.parameters() if p.requires_grad]
     began = time.monotonic()
 
     def save(done: int) -> None:
-        if place.ranks.number == 0:
-            save_checkpoint(checkpoints, done, model, optimizer, stage_step.state(), place.fingerprint)
-        observer.saved()
+        if not is_sharded(model):
+            refuse_drift(parameters, place.ranks)
+        save_checkpoint(checkpoints, done, model, optimizer, stage_step.state())
+        if observer is not None:
+            observer.saved()
         place.ranks.barrier()
 
-    announce = partial(place.journal.write, "note", place.stage, text=STOPPING)
-    with _stop_signal(announce) as stopping, fast_dropout(model):
+    with _stop_signal(partial(note, text=STOPPING)) as stopping, fast_dropout(model):
         for step in range(start, config.steps):
             share = learning_rate_share(
                 step, config.steps, config.warmup_steps, config.schedule, config.final_learning_rate_share
@@ -125,8 +149,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * share
             numbers = stage_step.backward(step, int(seeded(place.seed, place.stage, step).integers(2**62)))
-            _sum_gradients(parameters, place.ranks)
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+            if not is_sharded(model):
+                _sum_gradients(parameters, place.ranks)
+            norm = float(gathered(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)))
             _refuse_non_finite(numbers, norm, place.stage, step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -136,13 +161,16 @@ def train(
                 "step", place.stage, step=step, steps=config.steps, gradient_norm=norm,
                 learning_rate=config.learning_rate * share, seconds_left=round(left, 1), **numbers,
             )  # fmt: skip
-            observer.after(done)
+            if observer is not None and observer.looks(done):
+                with whole(model):
+                    observer.after(done)
             if place.ranks.any(stopping()):
                 save(done)
                 raise Stopped(f"{place.stage} stopped after {done} of {config.steps} steps")
             if done % config.checkpoint_every == 0 and done < config.steps:
                 save(done)
-    observer.end()
+    if observer is not None:
+        observer.end()
 
 
 def _optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

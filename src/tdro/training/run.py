@@ -14,13 +14,23 @@ from sentence_transformers import SentenceTransformer
 
 from tdro.config import Study, fingerprint
 from tdro.data.reading import Rows, read_study_dataset
-from tdro.devices import ALONE, Device, Ranks, describe_machine, peak_memory_gb, pick_device
+from tdro.devices import (
+    ALONE,
+    Device,
+    Ranks,
+    be_deterministic,
+    describe_machine,
+    peak_memory_gb,
+    pick_device,
+)
 from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import cache_folder, write_json, write_text
+from tdro.locks import hold
 from tdro.models.encoder import load_encoder, longest_input
 from tdro.models.lora import Lora, add_lora, require_peft
-from tdro.models.network import check_attention, checkpoint_gradients, compile_network
+from tdro.models.network import check_attention, checkpoint_gradients, compile_network, network_of
 from tdro.retrieval.encoders import encoder_fingerprint
+from tdro.sharding import refuse_other_sharding, shard
 from tdro.study_file import save_study
 from tdro.training.budget import Budget, find_budget, keep_budget, kept_budget
 from tdro.training.journal import Event, Journal, SilentJournal
@@ -55,13 +65,23 @@ class Run:
         self.device: Device = pick_device(study.model.precision)
         self._study_text = study_text
         check_attention(study.model.attention, self.device.name, self.device.autocast)
+        refuse_other_sharding(study.model.sharding)
+        if study.model.deterministic:
+            be_deterministic()
         if study.model.lora_rank:
             require_peft()
         try:
-            self.journal = SilentJournal(self.folder) if ranks.number else Journal(self.folder, listener)
+            if ranks.number:
+                self.journal: Journal = SilentJournal(self.folder)
+            else:
+                self._lock = hold(self.folder / ".lock", "run folder", "choose another folder with --output")
+                self.journal = Journal(self.folder, listener)
         except OSError as error:
             do = "choose another folder with --output"
             raise EnvironmentProblem("run folder cannot be written", where=self.folder, saw=str(error), do=do) from None
+        if not (ranks.number or self._lock.guards):
+            text = "this file system has no locks: use the folder from one process only"
+            self.journal.write("note", "lock", text=text)
 
     @cached_property
     def source_rows(self) -> dict[str, Rows]:
@@ -94,7 +114,8 @@ class Run:
         if study.model.micro_batch_tokens is not None:
             return Budget(study.model.micro_batch_tokens, {})
         length, machine = study.data.passage_max_length, describe_machine()
-        key = fingerprint(self.base_fingerprint, study.model, length, machine, metadata.version("torch"))
+        model = study.model.model_dump(mode="json", exclude={"sharding", "deterministic"})
+        key = fingerprint(self.base_fingerprint, model, length, machine, metadata.version("torch"))
         known = cache_folder() / "budgets" / f"{key}.json"
         with self.ranks.first():
             budget = kept_budget(path, key) or kept_budget(known, key)
@@ -118,14 +139,30 @@ class Run:
         """What the results depend on."""
         return (*PACKAGES, "peft") if self.study.model.lora_rank else PACKAGES
 
-    def load_base(self, seed: int | None = None) -> SentenceTransformer:
+    def load_trainee(self, seed: int | None = None) -> SentenceTransformer:
+        """Load the base encoder in training mode, in pieces if the study wants it sharded and there are several ranks.
+
+        Args:
+            seed: Of the adapters; that of the study where it is not given.
+
+        Raises:
+            ConfigError: It is to be sharded and has no blocks.
+        """
+        if self.study.model.sharding == "none" or self.ranks.count == 1:
+            return self.load_base(seed).train()
+        model = self.load_base(seed, "cpu").train()
+        shard(model, network_of(model, "model.sharding"), self.device, self.ranks)
+        return model
+
+    def load_base(self, seed: int | None = None, device: str = "") -> SentenceTransformer:
         """Load a fresh copy of the base encoder, ready to train: with the adapters and savings that the study asks for.
 
         Args:
             seed: Of the adapters; that of the study where it is not given.
+            device: Where it goes; the run's device where it is not given.
         """
         options = self.study.model
-        model = self.load(self.study.fill_root(options.base))
+        model = self.load(self.study.fill_root(options.base), device)
         lora = Lora(options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets)
         if lora.rank:
             add_lora(model, lora, self.study.seed if seed is None else seed, half=self.device.autocast)
@@ -135,8 +172,8 @@ class Run:
             compile_network(model)
         return model
 
-    def load(self, name: str) -> SentenceTransformer:
-        """Load an encoder with the study's pooling, on the run's device.
+    def load(self, name: str, device: str = "") -> SentenceTransformer:
+        """Load an encoder with the study's pooling, on the run's device if no other is given.
 
         Raises:
             ConfigError: It is not found, is no model, or has fewer positions than the study's texts have tokens.
@@ -146,7 +183,7 @@ class Run:
             name,
             pooling=options.pooling,
             normalize=options.normalize,
-            device=self.device.name,
+            device=device or self.device.name,
             dtype=self.device.dtype,
             attention=options.attention,
         )
@@ -195,11 +232,19 @@ class Run:
         self.journal.write("stage_finished", stage, seconds=seconds, **result)
 
     def write_resolved(self) -> None:
-        """Record what ran: every option, versions, data fingerprints, machine and git state; and what was written."""
+        """Record what ran: every option, versions, data fingerprints, machine and git state; and what was written.
+
+        What results can differ by from run to run goes to the journal too, which keeps what earlier runs had.
+        """
         if self.ranks.number:
             return
+        versions = {name: metadata.version(name) for name in self._packages}
+        exact = self.study.model.deterministic or self.device.name == "cpu"
+        self.journal.write(
+            "environment", "run", ranks=self.ranks.count, deterministic=exact, versions=versions, **describe_machine()
+        )
         ran = {
-            "versions": {name: metadata.version(name) for name in self._packages},
+            "versions": versions,
             "machine": describe_machine(),
             "git": _git_state(),
             "base": self.base_fingerprint,

@@ -1,6 +1,7 @@
 """The stages that train on homogeneous batches, reference and robust; and what all stages share."""
 
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -14,6 +15,8 @@ from tdro.errors import ConfigError, DataError
 from tdro.files import write_text
 from tdro.models.encoder import save_encoder, set_max_length
 from tdro.models.lora import has_lora, save_adapter
+from tdro.sharding import is_sharded
+from tdro.training.checkpoint import fill_tensors, trained_tensors
 from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.dataset_tokens import study_tokens
 from tdro.training.loop import Workplace, train
@@ -72,9 +75,16 @@ def refuse_rows_without_negatives(rows: dict[str, Rows]) -> None:
 
 
 def save_model(run: Run, model: SentenceTransformer, name: str) -> None:
-    """Save a trained model, which cuts texts where passages were cut in training; keep its adapter beside it."""
+    """Save a trained model, which cuts texts where passages were cut in training; keep its adapter beside it.
+
+    Of a sharded model rank 0 gathers what was trained, and saves the base filled with it.
+    """
+    trained = trained_tensors(model, run.ranks.number == 0) if is_sharded(model) else None
     if run.ranks.number:
         return
+    if trained is not None:
+        model = run.load_base(device="cpu")
+        fill_tensors(model, trained)
     set_max_length(model, run.study.data.passage_max_length)
     adapter = run.folder / name / "adapter"
     shutil.rmtree(adapter, ignore_errors=True)  # of an earlier study with other settings
@@ -91,30 +101,37 @@ def skip(run: Run, stage: str, stage_fingerprint: str, *outputs: str) -> bool:
     return done
 
 
-def place(run: Run, stage: str, stage_fingerprint: str, seed: int | None = None) -> Workplace:
+def place(
+    run: Run, stage: str, stage_fingerprint: str, seed: int | None = None, inputs: Mapping[str, Any] | None = None
+) -> Workplace:
     """Say where a stage trains."""
     seed = run.study.seed if seed is None else seed
-    return Workplace(stage, run.folder / stage, run.journal, stage_fingerprint, seed, run.ranks)
+    return Workplace(stage, run.folder / stage, run.journal, stage_fingerprint, seed, run.ranks, inputs or {})
 
 
 def influential(config: TrainingConfig) -> dict[str, Any]:
     """The settings that change what a stage trains."""
-    return config.model_dump(mode="json", exclude={"checkpoint_every", "seeds", "seed_steps"})
+    return config.model_dump(mode="json", exclude={"checkpoint_every", "checkpoints_kept", "seeds", "seed_steps"})
 
 
 def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     """Train the base on homogeneous batches with a plan; stages 0 and 2."""
     study, config = run.study, run.study.reference
-    stage_fingerprint = fingerprint(
-        _inputs(run, rows), influential(config), plan.probabilities, plan.loss_factors, *choice_of(study)
-    )
+    inputs = {
+        **_inputs(run, rows),
+        "reference": influential(config),
+        "probability": plan.probabilities,
+        "loss factor": plan.loss_factors or {},
+        "choice": choice_of(study),
+    }
+    stage_fingerprint = fingerprint(inputs)
     if skip(run, stage, stage_fingerprint, f"{stage}/model/modules.json"):
         return stage_fingerprint
     drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
     own_only = {name for name in drawn if not study.data.datasets[name].in_batch_negatives}
     _refuse_without_negatives_of_their_own(study, rows, own_only)
     with run.stage(stage, stage_fingerprint) as result:
-        model = run.load_base().train()
+        model = run.load_trainee()
         mixture = HomogeneousMixture(sizes_of(rows), plan.probabilities, config.batch_size, study.seed)
         with run.ranks.first():
             tokens = study_tokens(run, drawn, model)
@@ -133,7 +150,7 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
             own_only,
             run.ranks,
         )
-        here = place(run, stage, stage_fingerprint)
+        here = place(run, stage, stage_fingerprint, inputs=inputs)
         watch = watch_of(run, model, here)
         train(model, config, step, here, watch)
         save_model(run, model, stage)
@@ -155,12 +172,18 @@ def _refuse_without_negatives_of_their_own(study: Study, rows: dict[str, Rows], 
     refuse_rows_without_negatives({name: rows[name] for name in sorted(own_only)})
 
 
-def _inputs(run: Run, rows: dict[str, Rows]) -> str:
-    """Identify everything that all training stages depend on."""
+def _inputs(run: Run, rows: dict[str, Rows]) -> dict[str, Any]:
+    """Name everything that all training stages depend on."""
     study = run.study
     about = {"path", "size", "category", "license", "corpus", "max_rows"}  # what it changes shows in the rows
     data = study.data.model_dump(
         exclude={"root": True, "tokens": True, "instructions": True, "datasets": {"__all__": about}}
     )
-    content = [(name, dataset.info.fingerprint) for name, dataset in rows.items()]  # the order decides ties
-    return fingerprint(data, content, study.model.influential, run.base_fingerprint, study.seed)
+    return {
+        "seed": study.seed,
+        "model": study.model.influential,
+        "files of model.base": run.base_fingerprint,
+        "rows of": {name: dataset.info.fingerprint for name, dataset in rows.items()},
+        "order of the datasets": list(rows),  # decides ties
+        "data": data,
+    }

@@ -91,9 +91,13 @@ class Watch(Observer):
         if self._keep_best and self._seen:
             require_best(self._checkpoints, self.best)
 
+    def looks(self, done: int) -> bool:
+        """Tell whether it is time to."""
+        return done % self._every == 0 or done == self._steps
+
     def after(self, done: int) -> None:
         """Score the model if it is time to."""
-        if done % self._every and done != self._steps:
+        if not self.looks(done):
             return
         began = time.monotonic()
         ranks = self._place.ranks

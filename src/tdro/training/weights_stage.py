@@ -17,7 +17,7 @@ from tdro.files import atomic_path, write_json
 from tdro.training.dataset_tokens import study_tokens
 from tdro.training.diagnose import diagnose, subject_of
 from tdro.training.journal import Event
-from tdro.training.loop import train
+from tdro.training.loop import Workplace, train
 from tdro.training.reference_scores import Batches, ReferenceScores, ScoreStore
 from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
@@ -45,17 +45,19 @@ def weights(run: Run, rows: dict[str, Rows], held_out: dict[str, Rows] | None, r
         Fingerprint of the weights.
     """
     config = run.study.weights
-    content = [dataset.info.fingerprint for dataset in (held_out or {}).values()]
-    identity = fingerprint(reference_fingerprint, influential(config), content, "weights")
+    content = {name: dataset.info.fingerprint for name, dataset in (held_out or {}).items()}
+    inputs = {"reference and all before it": reference_fingerprint, "weights": influential(config), "held out": content}
+    identity = fingerprint(inputs)
     trainings = _trainings(run, identity)
     missing = [seed for seed, (_, _, done) in trainings.items() if not done]
     if missing:
-        loaded = [run.load_base(missing[0]).train()]
+        loaded = [run.load_trainee(missing[0])]
         prepared = _prepare(run, loaded[0], rows, held_out, {seed: trainings[seed][0] for seed in missing})
         for seed in missing:
             settings, stage_fingerprint, _ = trainings[seed]
-            proxy = loaded.pop() if loaded else run.load_base(seed).train()  # each seed begins from the base
-            _train(run, proxy, settings, seed, stage_fingerprint, prepared[seed])
+            proxy = loaded.pop() if loaded else run.load_trainee(seed)  # each seed begins from the base
+            here = place(run, _stage(run, seed), stage_fingerprint, seed, {**inputs, "steps": settings.steps})
+            _train(run, proxy, settings, here, prepared[seed])
     if run.ranks.number == 0:
         _write_diagnostics(run, rows)
     run.ranks.barrier()
@@ -110,20 +112,19 @@ def _train(
     run: Run,
     proxy: SentenceTransformer,
     config: WeightsConfig,
-    seed: int,
-    stage_fingerprint: str,
+    here: Workplace,
     prepared: list[Prepared],
 ) -> None:
     """Train one proxy and write what it has learned."""
     (batches, reference), held_out = prepared[0], prepared[1] if len(prepared) > 1 else None
     names, rule = list(batches.rows), rule_of(run.study, batches.rows)
-    stage, learner = _stage(run, seed), WeightLearner(names, config, rule)
-    with run.stage(stage, stage_fingerprint) as result:
+    learner = WeightLearner(names, config, rule)
+    with run.stage(here.stage, here.fingerprint) as result:
         step = RobustStep(
             proxy, batches, reference, config, learner, run.device, run.budget.graph_tokens, held_out, run.ranks
         )
-        train(proxy, config, step, place(run, stage, stage_fingerprint, seed))
-        if seed == run.study.seed:
+        train(proxy, config, step, here)
+        if here.seed == run.study.seed:
             save_model(run, proxy, "proxy")
             if run.ranks.number == 0:
                 _write_weights(run, learner, sizes_of(batches.rows))
