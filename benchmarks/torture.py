@@ -1,12 +1,12 @@
 """Kill a small study again and again, at random times and in the middle of writing, and see whether anything is lost.
 
-    python benchmarks/torture.py [--kills 100] [--minutes 20] [--seed 0] [--work FOLDER] [--results FOLDER]
+    python benchmarks/torture.py [--kills 100] [--minutes 20] [--seed 0] [--quick] [--work FOLDER] [--results FOLDER]
 
 A cycle starts the study, kills it, starts it again, and so on until it ends by itself. Then the run folder must hold
 the very bytes of a run that nobody disturbed (but for times), and neither it nor the cache a temporary file. Cycles
 kill: at calls on the file system drawn from those of the undisturbed run, with the write half done or not; at random
-times; real command lines; two ranks, both or one of them; and ask to stop with SIGTERM and SIGINT. Then come disks that
-are full or read-only (torture_disk.py). Writes `kills_survived` and `kills_identical` into
+times; real command lines; two ranks, both or one of them. Some only ask it to stop, with SIGTERM and SIGINT. Then come
+disks that are full or read-only (torture_disk.py). Writes `kills_survived` and `kills_identical` into
 benchmarks/results/reliability.json. Ends with 1 if anything was lost.
 """
 
@@ -30,8 +30,11 @@ from torture_disk import disk_cases
 from torture_outcome import differences, outcome, strays
 from torture_starts import TESTS, Moment, Start, all_ended, kill, kill_halfway
 
-CYCLE = 6
+KILLS, QUICK_KILLS = 6, 2
 """Kills of a cycle, after which the study is left alone."""
+
+SHARE = 0.7
+"""Of the time is for the cycles; the rest is for the disks."""
 
 STUDY: dict[str, dict[str, Any]] = {
     "mining": {"when": "always", "ranks": [1, 8], "negatives": 4},
@@ -64,11 +67,15 @@ class Cycle:
     Attributes:
         kind: How it killed.
         kills: Where or when, one text per kill.
+        stops: The same for signals that may be answered.
+        survived: Whether the study came to its end.
         faults: What was lost or left, or how a start ended that should not have.
     """
 
     kind: str
     kills: list[str] = field(default_factory=list)
+    stops: list[str] = field(default_factory=list)
+    survived: bool = False
     faults: list[str] = field(default_factory=list)
 
 
@@ -76,25 +83,31 @@ def main() -> int:
     """Torture, write the result, and say what was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="at least so many")
-    parser.add_argument("--minutes", type=float, default=20, help="no cycle begins later")
+    parser.add_argument("--minutes", type=float, default=20, help="about so long at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="short cycles and few disks; for trying the script")
     parser.add_argument("--work", type=Path, help="where the runs go, and stay; otherwise a temporary folder")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of reliability.json")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended, too
     with tempfile.TemporaryDirectory(prefix="torture-") as temporary:
         work = (arguments.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        torture = Torture(work, random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes)
+        until = time.monotonic() + 60 * SHARE * arguments.minutes
+        torture = Torture(work, random.Random(arguments.seed), until, QUICK_KILLS if arguments.quick else KILLS)
         cycles = torture.cycles(arguments.kills)
-        cases = disk_cases(work / "disk", torture.alone.outcome)
-    survived = sum(len(cycle.kills) for cycle in cycles)
-    identical = sum(len(cycle.kills) for cycle in cycles if not cycle.faults)
-    figures = {"kills_survived": survived, "kills_identical": identical}
-    faults = [f"{cycle.kind}: {'; '.join(cycle.faults)} after {cycle.kills}" for cycle in cycles if cycle.faults]
+        cases = disk_cases(work / "disk", torture.alone.outcome, torture.alone.moments, arguments.quick)
+    figures = {
+        "kills_survived": sum(len(cycle.kills) for cycle in cycles if cycle.survived),
+        "kills_identical": sum(len(cycle.kills) for cycle in cycles if not cycle.faults),
+    }
+    faults = [
+        f"{cycle.kind}: {'; '.join(cycle.faults)} after {cycle.kills + cycle.stops}" for cycle in cycles if cycle.faults
+    ]
     faults += [f"{name}: {said}" for name, said in cases.items() if said not in ("ok", "skipped")]
     details = {
         "kills": dict(Counter(cycle.kind for cycle in cycles for _ in cycle.kills)),
-        "where": [f"{cycle.kind}: {where}" for cycle in cycles for where in cycle.kills],
+        "where": [f"{cycle.kind}: {where}" for cycle in cycles for where in cycle.kills + cycle.stops],
         "disk": cases,
         "faults": faults,
         "undisturbed_s": {"alone": round(torture.alone.seconds, 1), "two_ranks": round(torture.two.seconds, 1)},
@@ -112,10 +125,11 @@ class Torture:
         work: Folder of the places.
         chance: Draws times and moments.
         until: Monotonic time after which no cycle begins.
+        kills: Kills of a cycle.
     """
 
-    def __init__(self, work: Path, chance: random.Random, until: float) -> None:
-        self._work, self._chance, self._until = work, chance, until
+    def __init__(self, work: Path, chance: random.Random, until: float, kills: int) -> None:
+        self._work, self._chance, self._until, self._kills = work, chance, until, kills
         _import_all()
         _make_study(work)
         self.alone = self._undisturbed("undisturbed", 1)
@@ -142,11 +156,13 @@ class Torture:
             expected = self.two if "rank" in cycle.kind else self.alone
             try:
                 kinds[cycle.kind](place, cycle)
+                cycle.survived = True
                 cycle.faults += differences(expected.outcome, outcome(place / "run"))
                 cycle.faults += [f"left {name}" for name in strays(place)]
             except (OSError, ValueError) as problem:  # no end, or nothing to compare
                 cycle.faults.append(repr(problem))
-            print(f"{place.name} {cycle.kind}: {len(cycle.kills)} kills, {cycle.faults or 'identical'}", flush=True)
+            count = f"{len(cycle.kills)} kills" if cycle.kills else f"{len(cycle.stops)} stops"
+            print(f"{place.name} {cycle.kind}: {count}, {cycle.faults or 'identical'}", flush=True)
             if not cycle.faults:
                 shutil.rmtree(place)
             found.append(cycle)
@@ -165,7 +181,7 @@ class Torture:
         """Kill at calls on the file system; those of a cycle are drawn in the order in which they first come."""
         counts = Counter((moment.call, moment.path) for moment in self.alone.moments)
         order = {kind: number for number, kind in enumerate(counts)}
-        for kind in sorted(self._chance.sample(list(counts), CYCLE), key=order.__getitem__):
+        for kind in sorted(self._chance.sample(list(counts), self._kills), key=order.__getitem__):
             moment = Moment(*kind, before=self._chance.randrange(min(counts[kind], 3)))
             halfway = moment.call == "sync" or moment.path.endswith("events.jsonl")
             act = kill_halfway if halfway and self._chance.random() < 0.7 else kill
@@ -185,31 +201,34 @@ class Torture:
         began = time.monotonic()
         whole = Start(self._work / f"{place.name}-whole", real=True)
         self._finish(whole)
-        self._kill_after(place, cycle, time.monotonic() - began, lambda: Start(place, real=True), kills=2)
+        self._kill_after(place, cycle, time.monotonic() - began, lambda: Start(place, real=True))
         self._finish(Start(place, real=True))
 
     def _two_ranks(self, place: Path, cycle: Cycle) -> None:
         """Kill two ranks at once."""
-        self._kill_after(place, cycle, self.two.seconds, lambda: Start(place, ranks=2), kills=3)
+        self._kill_after(place, cycle, self.two.seconds, lambda: Start(place, ranks=2))
         self._finish(Start(place, ranks=2))
 
     def _one_rank(self, place: Path, cycle: Cycle) -> None:
         """Kill one of two ranks: the other must end by itself, and say so."""
         for number in (0, 1):
+            began = time.time()
             with all_ended(Start(place, ranks=2)) as start:
-                delay = self._chance.uniform(0.1, 0.7) * self.two.seconds
+                delay = self._chance.uniform(0, 0.6) * self.two.seconds
+                while not _has_met(place, began) and not start.wait(0.05, first=True):
+                    pass  # before they have met, none can know that the other is gone
                 if start.wait(delay, first=True):
                     continue
                 start.signal(signal.SIGKILL, [start.pids[number]])
                 codes, printed = start.end()
             cycle.kills.append(f"rank {number} after {delay:.2f} s")
             if codes[1 - number] not in (0, 3) or "Traceback" in printed:
-                cycle.faults.append(f"the other rank ended with {codes[1 - number]} and printed {printed[-2000:]!r}")
+                cycle.faults.append(f"the other rank ended with {codes[1 - number]} and printed {printed[-800:]!r}")
         self._finish(Start(place, ranks=2))
 
     def _signals(self, place: Path, cycle: Cycle) -> None:
         """Ask to stop: the exit code is 130, and nothing was lost."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT) * (self._kills // 2):
             with all_ended(Start(place)) as start:
                 delay = self._chance.uniform(0.05, 0.6) * self.alone.seconds
                 if start.wait(delay):
@@ -217,18 +236,16 @@ class Torture:
                 start.signal(number)
                 codes, printed = start.end()
             if codes not in ([130], [0]) or "Traceback" in printed:
-                cycle.faults.append(f"{number.name} after {delay:.2f} s ended with {codes[0]}: {printed[-2000:]!r}")
+                cycle.faults.append(f"{number.name} after {delay:.2f} s ended with {codes[0]}: {printed[-800:]!r}")
             if codes != [0]:
-                cycle.kills.append(f"{number.name} after {delay:.2f} s")
+                cycle.stops.append(f"{number.name} after {delay:.2f} s")
         self._finish(Start(place))
 
-    def _kill_after(
-        self, place: Path, cycle: Cycle, seconds: float, begin: Callable[[], Start], kills: int = CYCLE
-    ) -> None:
+    def _kill_after(self, place: Path, cycle: Cycle, seconds: float, begin: Callable[[], Start]) -> None:
         """Kill all processes of starts at random times, until one is done before its time."""
-        for _ in range(kills):
+        for _ in range(self._kills):
             with all_ended(begin()) as start:
-                delay = self._chance.uniform(0.02, 0.9) * seconds
+                delay = self._chance.uniform(0.02, 0.6) * seconds
                 if start.wait(delay):
                     return self._must_be_done(*start.end())
                 start.signal(signal.SIGKILL)
@@ -248,7 +265,7 @@ class Torture:
     def _must_be_done(self, codes: list[int], printed: str) -> None:
         """Refuse a start that has not ended well."""
         if any(codes):
-            raise ValueError(f"ended with {codes}: {printed[-3000:]}")
+            raise ValueError(f"ended with {codes}: {printed[-800:]}")
 
 
 def _import_all() -> None:
@@ -307,6 +324,12 @@ def _moments(place: Path) -> list[Moment]:
     os.close(handle)
     lines = (line.split("\t") for line in notes.read_text("utf-8").splitlines())
     return [Moment(call, path, int(before)) for call, path, before in lines]
+
+
+def _has_met(place: Path, began: float) -> bool:
+    """Tell whether the ranks that were started at a time have met: then the first writes to the run folder."""
+    status = place / "run" / "status.json"
+    return status.exists() and status.stat().st_mtime > began
 
 
 def _last_event(place: Path) -> str:

@@ -35,13 +35,15 @@ def differences(expected: dict[str, object], found: dict[str, object]) -> list[s
     """Name what differs between two outcomes: "lacks FILE", "has FILE", "differs in FILE"."""
     lacking = [f"lacks {name}" for name in expected.keys() - found.keys()]
     more = [f"has {name}" for name in found.keys() - expected.keys()]
-    return sorted(lacking + more + [f"differs in {n}" for n in expected.keys() & found.keys() if expected[n] != found[n]])
+    return sorted(
+        lacking + more + [f"differs in {n}" for n in expected.keys() & found.keys() if expected[n] != found[n]]
+    )
 
 
 def strays(place: Path) -> list[str]:
     """Name the files and folders below a place whose names are temporary: hidden ones that are no locks, and *.tmp."""
     names = (path for path in place.rglob("*") if path.name.startswith(".") or path.suffix in (".tmp", ".old"))
-    return sorted(str(path.relative_to(place)) for path in names if path.suffix != ".lock")
+    return sorted(str(path.relative_to(place)) for path in names if not path.name.endswith(".lock"))
 
 
 def _steps(journal: Path) -> list[object]:

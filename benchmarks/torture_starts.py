@@ -25,7 +25,13 @@ HANGS = 120.0
 """Seconds after which a process that should have ended by itself is said to hang."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_CALLS = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "shutil.rmtree": 1}  # where the folder's handle is
+_CALLS = {
+    "os.rename": 2,
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.mkdir": 2,
+    "shutil.rmtree": 1,
+}  # where the folder's handle is
 _ACCIDENTAL = [(r"\b[0-9a-f]{16,32}\b", "HASH"), (r"\.[A-Za-z0-9_]+-\d+\.(tmp|old)", r".PROCESS.\1")]
 
 
@@ -99,7 +105,7 @@ class Start:
         self._output, self._given = os.pipe()
         fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, 2**20)  # more than a run prints: nobody reads until it has ended
         port = _free_port() if ranks > 1 else 0
-        tripwire = None if moment is None and watch is None else _Tripwire(place, moment, act, watch)
+        tripwire = None if moment is None and watch is None else Tripwire(place, moment, act, watch)
         self.pids = [
             self._command(number, ranks, port) if real else self._fork(number, ranks, port, tripwire)
             for number in range(ranks)
@@ -107,7 +113,7 @@ class Start:
         os.close(self._given)
 
     def wait(self, seconds: float, first: bool = False) -> bool:
-        """Wait until all processes (or the first of them) have ended, at most so many seconds; tell whether they have."""
+        """Wait until all processes, or the first of them, have ended, but so long at most; tell whether they have."""
         until = time.monotonic() + seconds
         while True:
             for pid in self.pids:
@@ -161,7 +167,7 @@ class Start:
         process.returncode = 0  # we wait for it
         return process.pid
 
-    def _fork(self, number: int, ranks: int, port: int, tripwire: "_Tripwire | None") -> int:
+    def _fork(self, number: int, ranks: int, port: int, tripwire: "Tripwire | None") -> int:
         """Fork, and have the child do what the command line does."""
         sys.stdout.flush()
         if pid := os.fork():
@@ -174,6 +180,8 @@ class Start:
             os.dup2(self._given, 2)
             os.chdir(self._place)
             os.environ.update(self._environment(number, ranks, port))
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have us ignore it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if tripwire is not None and number == 0:
                 sys.addaudithook(tripwire)
             from tdro.cli.main import main
@@ -189,7 +197,7 @@ class Start:
             os._exit(code)
 
 
-class _Tripwire:
+class Tripwire:
     """Sees every call on the file system before it is made."""
 
     def __init__(self, place: Path, moment: Moment | None, act: Act, watch: Callable[[Moment], None] | None) -> None:
