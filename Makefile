@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 DATA ?= ../shared/data
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench torture fuzz
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -27,3 +27,10 @@ bench: setup
 	$(BIN)/python benchmarks/step.py --data $(DATA)
 	$(BIN)/python benchmarks/weights.py --data $(DATA)
 	$(BIN)/python benchmarks/data.py --data $(DATA)
+	$(BIN)/python benchmarks/evaluation.py --data $(DATA)
+
+torture: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py --kills 50
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/fuzz.py --inputs 100000

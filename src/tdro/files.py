@@ -1,23 +1,26 @@
 """Writing files so that a crash at any moment leaves the old content or the new, never a mixture.
 
-What a killed process left behind is cleared away when the same name is written again on the same host: of processes
-on other hosts, which may write to the same file system, nobody here knows whether they live.
+What a killed process left behind is cleared away when a process of the same host first writes to the same folder: of
+processes on other hosts, which may write to the same file system, nobody here knows whether they live.
 """
 
-import glob
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+_LEFT = re.compile(r"\.(?P<target>.+)\.[A-Za-z0-9_]+-(?P<process>\d+)\.(?P<kind>tmp|old)")
+_cleared: set[Path] = set()  # folders in which this process has looked for what killed ones left
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Fill a temporary sibling folder that takes the place of `target` when the block ends without an error."""
-    temporary = _temporary(target)
+    temporary = temporary_name(target)
     temporary.mkdir()
     try:
         yield temporary
@@ -39,7 +42,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Write to a temporary sibling file that takes the place of `target` when the block ends without an error."""
-    temporary = _temporary(target)
+    temporary = temporary_name(target)
     try:
         yield temporary
         _sync(temporary)
@@ -60,21 +63,43 @@ def write_json(target: Path, content: object) -> None:
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _temporary(target: Path) -> Path:
-    """Choose the temporary name of this process beside a target, and clear away what killed ones of this host left."""
+def read_json(source: Path) -> Any:
+    """Read a JSON file that somebody may have damaged.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not JSON, or nested more deeply than can be read.
+    """
+    try:
+        return json.loads(source.read_bytes())
+    except RecursionError:
+        raise ValueError(f"{source.name} is nested too deeply") from None
+
+
+def temporary_name(target: Path) -> Path:
+    """Choose the temporary name of this process beside a target; the first time, clear away what killed ones left."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{target.name}.{re.sub(r'[^A-Za-z0-9]', '_', os.uname().nodename)}-"
-    for left in target.parent.glob(f"{glob.escape(stem)}*"):
-        owner, _, kind = left.name.removeprefix(stem).partition(".")
-        if kind not in ("tmp", "old") or not owner.isdigit() or (int(owner) != os.getpid() and _is_alive(int(owner))):
-            continue
-        if kind == "old" and not target.exists():
-            os.replace(left, target)  # killed between the two renames
+    host = re.sub(r"[^A-Za-z0-9]", "_", os.uname().nodename)
+    folder = target.parent.resolve()
+    if folder not in _cleared:
+        _cleared.add(folder)
+        for left in folder.glob(f".*.{host}-*"):
+            _clear(left)
+    return target.with_name(f".{target.name}.{host}-{os.getpid()}.tmp")
+
+
+def _clear(left: Path) -> None:
+    """Clear away a temporary name if its process is gone; one that was to be replaced comes back."""
+    found = _LEFT.fullmatch(left.name)
+    if found is None or (int(found["process"]) != os.getpid() and _is_alive(int(found["process"]))):
+        return
+    with suppress(OSError):  # another process clears, too
+        if found["kind"] == "old" and not left.with_name(found["target"]).exists():
+            os.replace(left, left.with_name(found["target"]))  # killed between the two renames
         elif left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(left)
         else:
-            left.unlink(missing_ok=True)
-    return target.with_name(f"{stem}{os.getpid()}.tmp")
+            left.unlink()
 
 
 def _is_alive(process: int) -> bool:

@@ -11,6 +11,12 @@ from pydantic import ValidationError
 from tdro.config import Section, Study, section_of
 from tdro.errors import ConfigError
 
+_OPENING = (
+    yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
+)  # fmt: skip
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+_DEEPEST = 50
+
 RAN_KEY = "ran"
 """Top-level key of `resolved.yaml` that records versions and fingerprints; ignored when the file is read again."""
 
@@ -28,7 +34,7 @@ def load_study(path: Path) -> Study:
     except UnicodeDecodeError as error:
         raise ConfigError("study file is not UTF-8", where=path, saw=str(error), do="save it as UTF-8") from None
     try:
-        _refuse_aliases(text, path)
+        _refuse_endless(text, path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         raw = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -102,13 +108,17 @@ def _keys_at(location: list[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def _refuse_aliases(text: str, path: Path) -> None:
-    """Refuse `*name`: a few of them within one another stand for more values than memory holds, or for endless ones."""
-    alias = next((token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)), None)
-    if alias is not None:
-        do = "write the values out where they are used, or quote a text that begins with *"
-        where = f"{path}:{alias.start_mark.line + 1}"
-        raise ConfigError("a study file has no aliases", where=where, saw=f"*{alias.value}", do=do)
+def _refuse_endless(text: str, path: Path) -> None:
+    """Refuse what takes a small file endless time or memory: deep nesting, and `*name`, which may name itself."""
+    depth = 0
+    for token in yaml.scan(text):
+        where = f"{path}:{token.start_mark.line + 1}"
+        if isinstance(token, yaml.AliasToken):
+            do = "write the values out where they are used, or quote a text that begins with *"
+            raise ConfigError("a study file has no aliases", where=where, saw=f"*{token.value}", do=do)
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > _DEEPEST:
+            raise ConfigError("values are nested too deeply", where=where, do="see recipes/demo.yaml")
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:

@@ -1,8 +1,12 @@
 """`tdro VERB ...`: finds the verb, and turns errors into one block of text and an exit code."""
 
 import importlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tdro import __version__
 from tdro.errors import ConfigError, EnvironmentProblem, TdroError
@@ -62,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tdro {__version__}")
         return 0
     try:
-        return _dispatch(arguments[0], arguments[1:])
+        with _signals_interrupt():
+            return _dispatch(arguments[0], arguments[1:])
     except TdroError as error:
         if debug:
             raise
@@ -79,6 +84,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM interrupt as ctrl-C does, and both again after a second: libraries may swallow it."""
+    again: list[threading.Timer] = []
+
+    def interrupt(*_: object) -> None:
+        again.append(threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)))
+        again[-1].start()
+        raise KeyboardInterrupt
+
+    def ignored(thrown: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(thrown.exc_value, KeyboardInterrupt):  # in some __del__; it comes again
+            sys.__unraisablehook__(thrown)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may ask for signals
+        yield
+        return
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in (name for name, handler in before.items() if handler is not signal.SIG_IGN):
+        signal.signal(name, interrupt)
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = sys.__unraisablehook__
+        for timer in again:
+            timer.cancel()
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def _dispatch(verb: str, arguments: list[str]) -> int:

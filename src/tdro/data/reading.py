@@ -24,7 +24,7 @@ from tdro.data.sources import Source, find_source
 from tdro.data.store import Rows, hash_file, open_entry, stamp, write_entry
 from tdro.data.writing import write_rows
 from tdro.errors import ConfigError, DataError, EnvironmentProblem
-from tdro.files import cache_folder, write_json
+from tdro.files import cache_folder, read_json, write_json
 
 __all__ = ["Rows", "Scan", "content_hash", "read_dataset", "read_study_dataset", "scan_rows", "write_rows"]
 
@@ -253,7 +253,7 @@ def content_hash(file: Path, cache: Path) -> str:
     seen = stamp(file)
     memo = cache / "sources" / f"{_hash_text(str(file.resolve()))}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(memo.read_bytes())
+        known = read_json(memo)
         if known["stamp"] == seen:
             return str(known["hash"])
     content = hash_file(file)

@@ -1,7 +1,6 @@
 """Find the files of a dataset and yield their records, each with its place (`file:line` or `file:row N`)."""
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from tdro.data.beir import beir_records, count_beir, find_beir, is_beir
 from tdro.data.delimited import DELIMITERS, delimited_records
 from tdro.data.lines import decode, json_records
 from tdro.errors import DataError
+from tdro.files import read_json
 
 _KINDS = {
     ".jsonl": "jsonl",
@@ -181,7 +181,7 @@ def _saved_dataset(folder: Path) -> Source:
     """Find the Arrow files of a folder written by `datasets.save_to_disk`."""
     state_file = folder / "state.json"
     try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
+        state = read_json(state_file)
         files = tuple(folder / part["filename"] for part in state["_data_files"])
         selected = state.get("_indices_data_files")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:

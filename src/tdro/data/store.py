@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 import operator
 import os
 import shutil
@@ -20,7 +19,7 @@ import pyarrow as pa
 
 from tdro.data.records import DatasetInfo, Passage, Row
 from tdro.errors import EnvironmentProblem
-from tdro.files import atomic_path, write_json
+from tdro.files import atomic_path, read_json, temporary_name, write_json
 
 _BATCH_ROWS = 5_000
 _ROWS_AT_ONCE = 100  # rows that iteration holds at a time
@@ -188,7 +187,7 @@ def open_entry(entry: Path, name: str, path: str | Path) -> Rows | None:
     """
     file = entry / "rows.arrow"
     try:
-        stored = json.loads((entry / "info.json").read_bytes())
+        stored = read_json(entry / "info.json")
         if stored["stamp"] != stamp(file) and stored["hash"] != hash_file(file):
             return None
         info = DatasetInfo(name, str(path), stored["layout"], stored["rows"], stored["fingerprint"])
@@ -212,7 +211,7 @@ def write_entry(entry: Path, rows: Iterable[Row], describe: Callable[[int], Data
     Raises:
         EnvironmentProblem: The folder cannot be written.
     """
-    temporary = entry.with_name(f".{entry.name}.{uuid4().hex}")
+    temporary = temporary_name(entry.with_name(f"{entry.name}.{uuid4().hex}"))  # threads may write the same entry
     file = temporary / "rows.arrow"
     try:
         temporary.mkdir(parents=True)

@@ -9,7 +9,6 @@ size and times of every shard; as long as these are the same, opening a folder r
 """
 
 import hashlib
-import json
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ from tdro.config import fingerprint
 from tdro.data.collate import identify, tokenize_and_mark
 from tdro.data.store import stamp
 from tdro.errors import EnvironmentProblem
-from tdro.files import write_json
+from tdro.files import read_json, temporary_name, write_json
 
 _FORM = 1  # part of every key: raise it when the bytes of a shard would differ
 _SHARD = 8192  # texts
@@ -229,7 +228,7 @@ class _Folder:
     def write(self, number: int, blocks: Iterable[_Block]) -> _Shard:
         """Write a shard so that it appears complete or not at all, and open it."""
         file = self._file(number)
-        temporary = file.with_name(f".{file.name}.{uuid4().hex}.tmp")
+        temporary = temporary_name(file.with_name(f"{file.name}.{uuid4().hex}"))
         try:
             with _disk(file):
                 self._path.mkdir(parents=True, exist_ok=True)
@@ -261,7 +260,7 @@ class _Folder:
     def _stamps(self) -> list[object]:
         """Read the stamps of the shards that were found good."""
         try:
-            return list(json.loads((self._path / "tokens.json").read_bytes())["stamps"])
+            return list(read_json(self._path / "tokens.json")["stamps"])
         except (OSError, ValueError, KeyError, TypeError):
             return []
 

@@ -6,7 +6,6 @@ the same sequence of texts and share their tokens. The table is kept in the cach
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
@@ -18,7 +17,7 @@ from tdro.config import fingerprint
 from tdro.data.examples import with_instruction
 from tdro.data.store import Rows, stamp
 from tdro.errors import EnvironmentProblem
-from tdro.files import atomic_path, write_json
+from tdro.files import atomic_path, read_json, write_json
 
 _FORM = 1  # part of every key: raise it when the tables of the same rows would differ
 _ROWS = 1024  # rows that are read together while a table is made
@@ -164,7 +163,7 @@ def _content(table: _Table) -> str:
 def _open(folder: Path) -> tuple[_Table, str] | None:
     """Map a table and recall what its set of texts is called; None where it is absent or not as it was written."""
     try:
-        about = json.loads((folder / "table.json").read_bytes())
+        about = read_json(folder / "table.json")
         if about["stamps"] != _stamps(folder):
             return None
         return _Table(*(_map(file) for file in _files(folder))), str(about["content"])

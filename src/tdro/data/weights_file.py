@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tdro.errors import ConfigError
+from tdro.files import read_json
 
 PRESETS = ("paper-2408.10613",)
 """Published weights that ship with tdro: the last weights of the paper's 0.5B proxy, 25 datasets."""
@@ -61,15 +62,23 @@ def read_sizes(path: Path) -> dict[str, int]:
         ConfigError: The file cannot be read or has no sizes.
     """
     try:
-        return {str(name): int(size) for name, size in json.loads(path.read_text("utf-8-sig"))["size"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return {str(name): int(size) for name, size in read_json(path)["size"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         do = "give the folder of a run whose weights stage is finished"
         raise ConfigError("no sizes can be read", where=path, saw=str(error), do=do) from None
 
 
 def read_diagnostics(path: Path) -> dict[str, Any]:
-    """Read what a weights file says about how sure its weights are; empty where it says nothing."""
-    return dict(json.loads(path.read_text("utf-8-sig")).get("diagnostics", {}))
+    """Read what a weights file says about how sure its weights are; empty where it says nothing.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    try:
+        return dict(read_json(path).get("diagnostics", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        do = "give the folder of a run whose weights stage is finished"
+        raise ConfigError("no diagnostics can be read", where=path, saw=str(error), do=do) from None
 
 
 def released_format(weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, Any]:

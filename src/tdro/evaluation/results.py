@@ -14,7 +14,6 @@ A task of several parts has TASK/summary.json and TASK/mteb.json beside its part
 tasks and the settings alone: neither on the time, nor on the number of processes, nor on kills in between.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tdro.errors import DataError
+from tdro.files import read_json
 
 SUMMARY = "summary.json"
 SCORES = "scores.parquet"
@@ -93,7 +93,7 @@ def read_result(folder: Path) -> Result:
         measures = [name for name in table.column_names if name != "query_id"]
         scores = {name: table[name].to_numpy().astype(np.float64) for name in measures}
         query_ids = tuple(table["query_id"].to_pylist())
-        task, model, main = _name_of(summary), str(summary["model"]), summary["main"]
+        task, model, main = _name_of(summary), str(summary["model"]), str(summary["main"])
     except (OSError, ValueError, KeyError, pa.ArrowException) as problem:
         do = "evaluate the model again"
         raise DataError("result cannot be read", where=folder, saw=str(problem), do=do) from problem
@@ -168,7 +168,7 @@ def describe_oddities(oddities: Mapping[str, Mapping[str, Any]]) -> str:
 def read_summary(folder: Path) -> dict[str, Any]:
     """Read summary.json."""
     try:
-        summary = json.loads((folder / SUMMARY).read_bytes())
+        summary = read_json(folder / SUMMARY)
     except (OSError, ValueError) as problem:
         do = "evaluate the model again"
         raise DataError("result cannot be read", where=folder / SUMMARY, saw=str(problem), do=do) from problem

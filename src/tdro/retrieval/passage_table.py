@@ -5,7 +5,6 @@ wherever they stand. What is looked up often are arrays: 32 bytes per passage.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from tdro.data.records import Passage
 from tdro.errors import EnvironmentProblem
+from tdro.files import read_json
 from tdro.locks import one_at_a_time
 from tdro.retrieval.arrays import add_content, map_array, save_array
 
@@ -39,7 +39,7 @@ class PassageTable:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.about: dict[str, Any] = json.loads((folder / "about.json").read_bytes())
+        self.about: dict[str, Any] = read_json(folder / "about.json")
         self.content: str = self.about["content"]
         reader = pa.ipc.open_file(pa.memory_map(str(folder / "texts.arrow")))
         self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]

@@ -5,7 +5,6 @@ Only the encoder stays outside. It is known by the content of its files, not by 
 never searched with an encoder that did not make it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from tdro.config import fingerprint
 from tdro.data.reading import content_hash
 from tdro.devices import ALONE, Device, Ranks, pick_device
 from tdro.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
-from tdro.files import write_json
+from tdro.files import read_json, write_json
 from tdro.retrieval.documents import Documents, store_documents
 from tdro.retrieval.encoders import encoder_fingerprint, open_encoder
 from tdro.retrieval.passage_files import find_passages
@@ -280,7 +279,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """Read what an index says of itself; empty where there is none."""
     file = folder / "index.json"
     try:
-        about = json.loads(file.read_bytes())
+        about = read_json(file)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as problem:

@@ -25,7 +25,7 @@ from tdro.config import fingerprint
 from tdro.data.store import stamp
 from tdro.devices import ALONE, Ranks
 from tdro.errors import CheckpointError, DataError, EnvironmentProblem
-from tdro.files import atomic_path, write_json
+from tdro.files import atomic_path, read_json, write_json
 from tdro.retrieval.arrays import map_array
 from tdro.retrieval.search import Encode
 
@@ -311,10 +311,10 @@ class ShardFolder:
     def _read(self) -> dict[str, Any]:
         """Read the manifest; empty where it is absent or damaged."""
         try:
-            kept = json.loads(self._manifest.read_bytes())
+            kept = read_json(self._manifest)
         except (OSError, ValueError):
             return {}
-        return kept if isinstance(kept, dict) else {}
+        return kept if isinstance(kept, dict) and isinstance(kept.get("stamps", []), list) else {}
 
     def _hash(self, number: int, content: memoryview) -> bytes:
         """Hash a shard so that it is good in its own place only."""

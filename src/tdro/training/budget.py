@@ -1,6 +1,5 @@
 """How many tokens share a forward pass: found by trying, unless the study says it."""
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tdro.devices import Device, free_memory, total_memory
-from tdro.files import write_json
+from tdro.files import read_json, write_json
 from tdro.models.encoder import embed
 
 SMALLEST, LARGEST = 512, 1 << 18
@@ -91,8 +90,8 @@ def find_budget(
 
 def kept_budget(path: Path, key: str) -> Budget | None:
     """Read a budget that was found before for the same model and machine; None where there is none."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        content = json.loads(path.read_text("utf-8"))
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        content = read_json(path)
         if content["for"] != key:
             return None
         return Budget(int(content["max_tokens"]), {int(k): float(v) for k, v in content["tried"].items()})

@@ -21,11 +21,12 @@ from torch import Tensor
 from tdro.config import fingerprint
 from tdro.devices import ALONE, Ranks
 from tdro.errors import CheckpointError, EnvironmentProblem
-from tdro.files import atomic_folder, write_json
+from tdro.files import atomic_folder, read_json, write_json
 from tdro.sharding import cut_like, gathered
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def load_checkpoint(
     for path in reversed(_steps(place.folder)):
         try:
             found = _read(path, model, optimizer, place)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError) as error:
             damaged[path] = " ".join(str(error).split()) or type(error).__name__
             continue
         _agree_on(found.step, place)
@@ -216,7 +217,7 @@ def _read(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
         CheckpointError: It was made from something else.
         OSError, ValueError, KeyError, TypeError, SafetensorError: It is damaged.
     """
-    content = json.loads((path / STATE).read_text("utf-8"))
+    content = read_json(path / STATE)
     _refuse_others(path, content, place)
     tensors, joined = load_file(path / MODEL), load_file(path / OPTIMIZER)
     _compare(tensors, _tensors(model), MODEL)
@@ -227,7 +228,11 @@ def _read(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     parameters = _parameters(optimizer)
     for index, values in moments.items():
         wanted = parameters[index] if index < len(parameters) else None
-        if wanted is None or any(value.ndim and value.shape != wanted.shape for value in values.values()):
+        if (
+            wanted is None
+            or values.keys() != _MOMENTS
+            or any(value.ndim and value.shape != wanted.shape for value in values.values())
+        ):
             raise ValueError(f"{OPTIMIZER} does not fit parameter {index}")
     return _Found(int(content["step"]), dict(content["state"]), tensors, moments)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tdro.errors import CheckpointError
 from tdro.files import atomic_path, write_json
 
 Event = dict[str, Any]
@@ -30,7 +31,7 @@ class Journal:
     def write(self, event: str, stage: str, **numbers: Any) -> None:
         """Append one event."""
         record = {"event": event, "stage": stage, "time": round(time.time(), 3), **numbers}
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._tell(record, urgent=event != "step")
 
@@ -40,15 +41,15 @@ class Journal:
 
     def read(self, event: str, stage: str) -> Iterator[Event]:
         """Yield the events of a kind and stage, oldest first."""
-        for record in self._records():
+        for _, record in self._lines():
             if record["event"] == event and record["stage"] == stage:
                 yield record
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget the steps of a stage from `step` on: they are about to be done again."""
-        kept = [r for r in self._records() if not (r["stage"] == stage and r.get("step", -1) >= step)]
+        kept = [line for line, r in self._lines() if not (r["stage"] == stage and r.get("step", -1) >= step)]
         with atomic_path(self._path) as path:
-            path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8")
+            path.write_bytes(b"".join(kept))
 
     def _drop_half_line(self) -> None:
         """Cut off a last line that a kill left unfinished, before anything is written behind it."""
@@ -56,11 +57,12 @@ class Journal:
             with self._path.open("rb+") as file:
                 file.truncate(file.read().rfind(b"\n") + 1)
 
-    def _records(self) -> Iterator[Event]:
-        """Yield all events."""
+    def _lines(self) -> Iterator[tuple[bytes, Event]]:
+        """Yield all lines, each with its event."""
         if self._path.exists():
-            with self._path.open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+            with self._path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    yield line, _event(line, f"{self._path}:{number}")
 
     def _tell(self, record: Event, urgent: bool) -> None:
         """Pass an event on, and keep status.json at most two seconds behind."""
@@ -69,6 +71,23 @@ class Journal:
             shown = ("event", "stage", "step", "steps", "done", "total", "loss", "seconds_left", "error", "time")
             write_json(self._status, {key: record[key] for key in shown if key in record})
             self._status_written = time.monotonic()
+
+
+def _event(line: bytes, where: str) -> Event:
+    """Read a line.
+
+    Raises:
+        CheckpointError: It is no event.
+    """
+    try:
+        record: Event = json.loads(line)
+        if isinstance(record["event"], str) and isinstance(record["stage"], str) and type(record.get("step", 0)) is int:
+            return record
+        problem = "event and stage must be texts, step a whole number"
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = str(error)
+    do = "mend or remove the line; without the line of a step, remove the stage's checkpoints and done.json too"
+    raise CheckpointError(f"journal is damaged: {problem}", where=where, saw=line.decode(errors="replace"), do=do)
 
 
 class SilentJournal(Journal):

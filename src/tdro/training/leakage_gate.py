@@ -1,6 +1,5 @@
 """The gate before training: do the datasets hold queries that the study will be judged by?"""
 
-import json
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from tdro.config import LeakageConfig, fingerprint
 from tdro.data.reading import Rows
 from tdro.errors import DataError
-from tdro.files import cache_folder, write_json
+from tdro.files import cache_folder, read_json, write_json
 from tdro.prepare.evaluation_queries import EvaluationSet
 from tdro.prepare.leakage import DatasetLeaks, Leak, LeakIndex, find_leaks
 from tdro.prepare.leakage_report import examples, reasons, table, without, write_cleaned
@@ -103,7 +102,7 @@ class _Search:
 def _recall(path: Path, name: str, rows: int) -> DatasetLeaks | None:
     """Read what was found before; None where there is nothing to be read."""
     try:
-        stored = json.loads(path.read_text("utf-8"))["leaks"]
+        stored = read_json(path)["leaks"]
         return DatasetLeaks(name, rows, tuple(Leak(*values) for values in stored))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,13 +1,14 @@
 """The stage before training: datasets whose rows lack hard negatives get them mined."""
 
-import json
+import glob
+import shutil
 from functools import cached_property
 from pathlib import Path
 
 from tdro.config import MiningConfig, fingerprint
 from tdro.data.reading import Rows, read_dataset
 from tdro.errors import ConfigError
-from tdro.files import cache_folder, write_json
+from tdro.files import cache_folder, read_json, write_json
 from tdro.prepare.bm25 import Bm25
 from tdro.prepare.candidates import Dense, Ranker
 from tdro.prepare.judges import Judge, PairScorer
@@ -155,6 +156,8 @@ class _Mining:
         )
         run.ranks.barrier()
         if run.ranks.number == 0:
+            for left in out.parent.glob(f".{glob.escape(out.name)}.mining-*"):  # of more processes, which were killed
+                shutil.rmtree(left, ignore_errors=True)
             write_json(_report_of(out), {"inputs": inputs, **report.as_dict()})
         run.journal.write("mined", STAGE, dataset=name, **report.as_dict())
         for warning in report.warnings:
@@ -185,6 +188,6 @@ def _report_of(out: Path) -> Path:
 def _is_made_from(out: Path, inputs: str) -> bool:
     """Say whether a mined file is there and was made from these inputs."""
     try:
-        return out.exists() and json.loads(_report_of(out).read_text("utf-8"))["inputs"] == inputs
-    except (OSError, ValueError, KeyError):
+        return out.exists() and read_json(_report_of(out))["inputs"] == inputs
+    except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -4,7 +4,7 @@ Approximate in one respect: the proxy of the recorded run was trained with the w
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,18 @@ def replay_run(folder: Path, config: WeightsConfig, examples: int) -> Replayed:
         folder / "weights" / f"{'held_out' if held_out else 'statistics'}.parquet", ("step", "dataset", *COLUMNS)
     )
     names = list(dict.fromkeys(table["dataset"].to_pylist()))
-    sizes = dict(zip(names, map(read_sizes(folder / "weights" / "weights.json").__getitem__, names), strict=True))
+    _refuse_uneven(table, names, folder / "weights")
+    known = read_sizes(folder / "weights" / "weights.json")
+    _refuse_unknown(names, known, folder / "weights" / "weights.json")
+    sizes = {name: known[name] for name in names}
     if config.measure in SAMPLE_MEASURES:
         path = folder / "weights" / f"{'held_out_' if held_out else ''}losses.parquet"
         if not path.exists():
             do = "run the study with --weights.keep-losses True, or choose a measure of sums per dataset"
             raise DataError(f"measure {config.measure} needs the losses of every query", where=path, do=do)
-        return _replay(_steps_of_losses(_read(path, LOSS_COLUMNS), names), config, sizes, examples)
+        losses = _read(path, LOSS_COLUMNS)
+        _refuse_unknown(losses["dataset"].to_pylist(), names, path)
+        return _replay(_steps_of_losses(losses, names), config, sizes, examples)
     sums_TGC = np.stack([table[c].to_numpy() for c in COLUMNS], axis=-1).reshape(-1, len(names), len(COLUMNS))
     number_T = table["step"].to_numpy()[:: len(names)].tolist()
     steps = (
@@ -161,7 +166,7 @@ def _as_table(losses: Any, settings: Mapping[str, Any]) -> pa.Table:
         do = f"give a dict, a table or a frame with the columns {', '.join(columns)}"
         raise DataError("losses are not a table", saw=str(error), do=do) from None
     _refuse_missing(columns, table.column_names, "the table")
-    return table.select(columns)
+    return _typed(table.select(columns), "the table")
 
 
 def _replay(
@@ -183,6 +188,8 @@ def _steps_of_losses(table: pa.Table, names: list[str]) -> Iterator[tuple[int, S
     proxy_N = table["proxy_loss"].to_numpy().astype(np.float64)
     has_reference = "reference_loss" in table.column_names
     reference_N = table["reference_loss"].to_numpy().astype(np.float64) if has_reference else np.zeros_like(proxy_N)
+    if not len(step_N):
+        raise DataError("there are no losses", where="losses.parquet", do="learn the weights again")
     order_N = np.argsort(step_N, kind="stable")
     for rows in np.split(order_N, np.flatnonzero(np.diff(step_N[order_N])) + 1):
         proxy_B, reference_B, group_B = proxy_N[rows], reference_N[rows], group_N[rows]
@@ -195,13 +202,45 @@ def _read(path: str | Path, columns: tuple[str, ...]) -> pa.Table:
     """Read the columns of a parquet file."""
     try:
         _refuse_missing(columns, pq.read_schema(path).names, path)
-        return pq.read_table(path, columns=list(columns))
-    except (OSError, pa.ArrowException) as error:
+        return _typed(pq.read_table(path, columns=list(columns)), path)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError("parquet file cannot be read", where=path, saw=str(error), do="give a parquet file") from None
+
+
+def _typed(table: pa.Table, where: str | Path) -> pa.Table:
+    """Bring the columns into their types: whole steps, names of datasets, numbers."""
+    types = {"step": pa.int64(), "dataset": pa.string()}
+    try:
+        typed = table.cast(pa.schema([(name, types.get(name, pa.float64())) for name in table.column_names]))
+    except (pa.ArrowException, ValueError) as error:
+        do = "give whole numbers as step, names as dataset, and numbers elsewhere"
+        raise DataError("a column has another type", where=where, saw=str(error), do=do) from None
+    if empty := [name for name in types if typed[name].null_count]:
+        raise DataError(f"column {empty[0]} has empty cells", where=where, do="fill them, or remove their rows")
+    return typed
+
+
+def _refuse_uneven(table: pa.Table, names: list[str], where: Path) -> None:
+    """Refuse sums that are not one row per step and dataset, in one order."""
+    step_N, count = table["step"].to_numpy(), len(names)
+    if (
+        not count
+        or table["dataset"].to_pylist() != names * (len(table) // count)
+        or (step_N != np.repeat(step_N[::count], count)).any()
+    ):
+        raise DataError("statistics are not one row per step and dataset", where=where, do="learn the weights again")
+
+
+def _refuse_unknown(names: Iterable[str], known: Collection[str], where: Path) -> None:
+    """Refuse names of datasets that are not known."""
+    if unknown := set(names) - set(known):
+        raise DataError("the records of the run disagree", where=where, saw=min(unknown), do="learn the weights again")
 
 
 def _refuse_missing(columns: tuple[str, ...], present: list[str], where: str | Path) -> None:
     """Refuse a table that lacks a column."""
+    if twins := [name for name in columns if present.count(name) > 1]:
+        raise DataError(f"column {twins[0]} is there twice", where=where, saw=present, do="keep one of them")
     missing = [name for name in columns if name not in present]
     if missing:
         close = difflib.get_close_matches(missing[0], present, n=1)

@@ -1,6 +1,5 @@
 """A run folder and the stages in it: what is finished, and what it was made from."""
 
-import json
 import shutil
 import subprocess
 import time
@@ -24,7 +23,7 @@ from tdro.devices import (
     pick_device,
 )
 from tdro.errors import ConfigError, EnvironmentProblem
-from tdro.files import cache_folder, write_json, write_text
+from tdro.files import cache_folder, read_json, write_json, write_text
 from tdro.locks import hold
 from tdro.models.encoder import load_encoder, longest_input
 from tdro.models.lora import Lora, add_lora, require_peft
@@ -202,10 +201,14 @@ class Run:
         if not all((self.folder / output).exists() for output in outputs):
             return None
         try:
-            marker = json.loads((self.folder / stage / MARKER).read_text("utf-8"))
+            marker = read_json(self.folder / stage / MARKER)
         except (OSError, ValueError):
             return None
-        return marker if marker.get("fingerprint") == stage_fingerprint else None
+        if not isinstance(marker, dict) or marker.get("fingerprint") != stage_fingerprint:
+            return None
+        if self.ranks.number == 0:  # left over from a kill right after the end
+            shutil.rmtree(self.folder / stage / "checkpoints", ignore_errors=True)
+        return marker
 
     @contextmanager
     def stage(self, stage: str, stage_fingerprint: str) -> Iterator[dict[str, Any]]:

@@ -96,7 +96,10 @@ class WeightLearner:
             names = [name for name, zero in zip(self._names, without, strict=True) if zero]
             do = "set weights.shrinkage above 0"
             raise TdroError(str(error), where=f"weights, step {step}, {', '.join(names)}", do=do) from None
-        self.weights = self.moved(self.weights, signal_G, step, statistics.present_G)
+        try:
+            self.weights = self.moved(self.weights, signal_G, step, statistics.present_G)
+        except ValueError as error:
+            raise TdroError(str(error), where=f"weights, step {step}", do="look at the losses of this step") from None
         return signal_G
 
     def refuse_too_many_bad(self, step: int, statistics: GroupStatistics) -> None:
