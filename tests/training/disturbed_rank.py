@@ -16,30 +16,32 @@ from tdro.cli.main import main
 from tdro.devices import Ranks
 from tdro.training import loop
 
-study, event, stage, step = sys.argv[1:5]
-number = int(os.environ.get("RANK", "0"))
-real_refusal, real_comparison = loop._refuse_non_finite, loop.refuse_drift
+
+def run(study: str, event: str, stage: str, step: int, options: list[str]) -> int:
+    """Run the study, and let it happen."""
+    number = int(os.environ.get("RANK", "0"))
+    real_refusal, real_comparison = loop._refuse_non_finite, loop.refuse_drift
+
+    def happen(numbers: dict[str, Any], norm: float, at_stage: str, at_step: int) -> None:
+        if (at_stage, at_step) == (stage, step):
+            if event == "stopped" or (event == "one-stopped" and number == 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif event == "killed" and number == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        real_refusal(numbers, norm, at_stage, at_step)
+
+    def drift(parameters: Sequence[torch.Tensor], ranks: Ranks) -> None:
+        if event == "drifted" and number == 1:
+            with torch.no_grad():
+                first = parameters[0].view(-1)[:1]
+                first.copy_(torch.nextafter(first, first + 1))
+        real_comparison(parameters, ranks)
+
+    loop._refuse_non_finite, loop.refuse_drift = happen, drift
+    torch.set_num_threads(1)
+    return main(["run", study, *options])
 
 
-def happen(numbers: dict[str, Any], norm: float, at_stage: str, at_step: int) -> None:
-    """Send a signal in the step."""
-    if (at_stage, at_step) == (stage, int(step)):
-        if event == "stopped" or (event == "one-stopped" and number == 1):
-            os.kill(os.getpid(), signal.SIGTERM)
-        elif event == "killed" and number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-    real_refusal(numbers, norm, at_stage, at_step)
-
-
-def drift(parameters: Sequence[torch.Tensor], ranks: Ranks) -> None:
-    """Change a bit before the comparison."""
-    if event == "drifted" and number == 1:
-        with torch.no_grad():
-            first = parameters[0].view(-1)[:1]
-            first.copy_(torch.nextafter(first, first + 1))
-    real_comparison(parameters, ranks)
-
-
-loop._refuse_non_finite, loop.refuse_drift = happen, drift
-torch.set_num_threads(1)
-sys.exit(main(["run", study, *sys.argv[5:]]))
+if __name__ == "__main__":
+    study_file, what, at_stage, at_step, *more = sys.argv[1:]
+    sys.exit(run(study_file, what, at_stage, int(at_step), more))
