@@ -6,6 +6,7 @@ nobody is kept out, and `Lock.guards` says so.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import weakref
@@ -15,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tdro.errors import EnvironmentProblem
+from tdro.files import cache_folder
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -87,6 +89,12 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         yield
     finally:
         _close(handle)
+
+
+def lock_for(place: Path) -> Path:
+    """Name the lock of a place in a user's own folder: it is in the cache, so that no lock is left beside the place."""
+    name = hashlib.blake2b(os.path.realpath(place).encode(), digest_size=8).hexdigest()
+    return cache_folder() / "locks" / f"{name}.lock"
 
 
 def _open(path: Path) -> int:

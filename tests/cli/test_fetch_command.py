@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_without_names_everything_is_listed(capsys):
     assert main(["fetch"]) == 0
     printed = capsys.readouterr().out
-    for name in ("scifact", "cqadupstack", "msmarco", "not public: bioasq", "sw ", "mkqa"):
+    for name in ("scifact", "cqadupstack", "msmarco", "not public: bioasq", "sw ", "mkqa", "mteb/NAME"):
         assert name in printed
 
 
@@ -47,6 +47,43 @@ def test_sets_are_fetched_once_and_the_lines_for_a_study_can_be_read(asked, tmp_
     assert Path(tasks["mkqa"].corpus) == tmp_path / "nq" == Path(tasks["nq"].path)
     assert main(line) == 0
     assert len(asked) == 5 and capsys.readouterr().out.count("is there") == 5
+
+
+def test_tasks_of_mteb_are_fetched_once_and_their_lines_name_what_they_need(asked, tmp_path, monkeypatch, capsys):
+    from tdro.integrations import mteb_tasks
+    from tdro.integrations.mteb_tasks import TaskFolder
+
+    fetched: list[str] = []
+    pooled, plain = tmp_path / "Pool", tmp_path / "Plain"
+    found = {
+        "mteb/Pool": [TaskFolder("Pool", each, "dev", pooled / each, pooled=True) for each in ("sw", "yo")],
+        "mteb/Plain": [TaskFolder("Plain", "default", "standard", plain, ignore_identical_ids=True)],
+    }
+
+    def fetch_folders(folders, to, progress):
+        for folder in folders:
+            fetched.append(folder.path.name)
+            folder.path.mkdir(parents=True)
+            progress(folder.path.name, 10, 0)
+
+    monkeypatch.setattr(mteb_tasks, "find_folders", lambda name, to: found[name])
+    monkeypatch.setattr(mteb_tasks, "fetch_folders", fetch_folders)
+    line = ["fetch", "mteb/Pool", "beir/scifact", "mteb/Plain", "--to", str(tmp_path)]
+    assert main(line) == 0
+    assert asked == ["beir/scifact"] and fetched == ["sw", "yo", "Plain"]
+    printed = capsys.readouterr().out
+    tasks = EvaluationConfig.model_validate(yaml.safe_load(printed[printed.index("evaluation:") :])["evaluation"]).tasks
+    assert set(tasks) == {"scifact", "Pool", "Plain"}
+    assert (tasks["Pool"].path, tasks["Pool"].split) == (str(pooled), "")
+    assert (tasks["Plain"].split, tasks["Plain"].ignore_identical_ids) == ("standard", True)
+    assert main(line) == 0
+    assert len(fetched) == 3 and capsys.readouterr().out.count("is there") == 3
+
+
+def test_a_wrong_name_of_mteb_stops_before_anything_is_fetched(asked, tmp_path, capsys):
+    pytest.importorskip("mteb", reason="needs the extra mteb")
+    assert main(["fetch", "beir/scifact", "mteb/SciFacts", "--to", str(tmp_path)]) == 2
+    assert "SciFact" in capsys.readouterr().err and not asked and not list(tmp_path.iterdir())
 
 
 def test_progress_is_one_line_and_ends_where_the_download_does(monkeypatch, capsys):

@@ -211,19 +211,20 @@ def write_entry(entry: Path, rows: Iterable[Row], describe: Callable[[int], Data
     Raises:
         EnvironmentProblem: The folder cannot be written.
     """
-    temporary = temporary_name(entry.with_name(f"{entry.name}.{uuid4().hex}"))  # threads may write the same entry
-    file = temporary / "rows.arrow"
     try:
-        temporary.mkdir(parents=True)
-        info = describe(_write_arrow(rows, file))
-        stored = asdict(info) | {"stamp": stamp(file), "hash": hash_file(file)}
-        write_json(temporary / "info.json", stored)
-        _publish(temporary, entry)
+        temporary = temporary_name(entry.with_name(f"{entry.name}.{uuid4().hex}"))  # threads may write the same entry
+        try:
+            temporary.mkdir(parents=True)
+            file = temporary / "rows.arrow"
+            info = describe(_write_arrow(rows, file))
+            stored = asdict(info) | {"stamp": stamp(file), "hash": hash_file(file)}
+            write_json(temporary / "info.json", stored)
+            _publish(temporary, entry)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as problem:
         do = "free some space, check the rights, or use another cache folder"
         raise EnvironmentProblem("cache cannot be written", where=entry.parent, saw=str(problem), do=do) from problem
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

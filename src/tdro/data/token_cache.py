@@ -228,10 +228,10 @@ class _Folder:
     def write(self, number: int, blocks: Iterable[_Block]) -> _Shard:
         """Write a shard so that it appears complete or not at all, and open it."""
         file = self._file(number)
-        temporary = temporary_name(file.with_name(f"{file.name}.{uuid4().hex}"))
+        with _disk(file):
+            temporary = temporary_name(file.with_name(f"{file.name}.{uuid4().hex}"))
         try:
             with _disk(file):
-                self._path.mkdir(parents=True, exist_ok=True)
                 temporary.touch()  # refuse before the work, not after it
             lengths, ids, was_cut = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
             with _disk(file), temporary.open("wb") as stream:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from tdro.errors import ConfigError, DataError, EnvironmentProblem
 from tdro.evaluation.transfer import download, require_space
 from tdro.files import atomic_folder
-from tdro.locks import one_at_a_time
+from tdro.locks import lock_for, one_at_a_time
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -96,7 +96,7 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
             do = "ask its owners: https://github.com/beir-cellar/beir/tree/main/examples/dataset says how"
             raise ConfigError("this set is not public", where=name, do=do)
         if members is None or (member and member not in members):
-            known = ", ".join(members) if members else "beir, beir/NAME, miracl, miracl/LANGUAGE, mkqa"
+            known = ", ".join(members) if members else "beir, beir/NAME, miracl, miracl/LANGUAGE, mkqa, mteb/NAME"
             raise ConfigError("no such benchmark", saw=name, do=f"known: {known}")
         wanted = [name, "beir/nq"] if group == "mkqa" else [name] if member else [f"{group}/{m}" for m in members]
         found |= dict.fromkeys(wanted)
@@ -122,9 +122,10 @@ def fetch(name: str, folder: Path, progress: Progress = lambda what, done, of: N
     """
     group, _, member = name.partition("/")
     for place in _places(name, folder):
-        with one_at_a_time(place.with_name(f".{place.name}.lock")):
+        with one_at_a_time(lock_for(place)):
             if place.exists():
                 continue
+            place.parent.mkdir(parents=True, exist_ok=True)
             if group == "beir":
                 _fetch_beir(member, place, progress)
             elif group == "mkqa":
