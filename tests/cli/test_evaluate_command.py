@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_sets import write_beir, write_lines
+from rich.console import Console
 from studies import sentence
 from tiny_models import make_tiny_model
 
+from tdro.cli.evaluate import Arguments, evaluate_models
 from tdro.cli.main import main
+from tdro.devices import Ranks
+from tdro.errors import ConfigError
 
 FILES = ["mteb.json", "run.trec.gz", "scores.parquet", "summary.json", "top.parquet"]
 
@@ -94,6 +98,33 @@ def test_what_is_finished_is_skipped_and_what_has_changed_is_not(tmp_path, capsy
         file.write("q1\td9\t1\n")
     assert "finished before" not in evaluate(capsys, *arguments)
     assert contents(out)["tiny/words/summary.json"] != before["tiny/words/summary.json"]
+
+
+def test_approximate_search_shows_its_recall_and_is_not_taken_for_exact(tmp_path, capsys):
+    pytest.importorskip("faiss")
+    pytest.importorskip("bm25s")
+    make_tiny_model("static", tmp_path / "tiny")
+    task, out = words_set(tmp_path / "words", 3000), tmp_path / "out"
+    arguments = [f"tiny={tmp_path}/tiny", "bm25", "--tasks", task, "--out", out]
+    evaluate(capsys, *arguments)
+    for kind in ("flat", "ivf-pq"):
+        text = evaluate(capsys, *arguments, "--search", kind)
+        assert text.count("finished before") == 1  # bm25
+        summary = json.loads((out / "tiny" / "words" / "summary.json").read_text())
+        search = summary["search"]
+        assert (search["kind"], search["measured_on"]) == (kind, 8) and 0 < search["recall"] <= 1
+        assert search["recall"] > 0.9 or kind == "ivf-pq"  # of equal scores at the end, any are chosen
+        assert f"recall of tiny ({kind})" in text
+        assert f" {100 * summary['measures']['ndcg@10']:.2f} " in text and f" {100 * search['recall']:.2f} " in text
+        assert "recall of bm25" not in text
+    assert json.loads((out / "bm25" / "words" / "summary.json").read_text())["search"] == {"kind": "exact"}
+    assert "recall" not in evaluate(capsys, *arguments)
+
+
+def test_approximate_search_is_refused_under_several_ranks(tmp_path):
+    arguments = Arguments(("bm25",), (str(words_set(tmp_path / "words")),), str(tmp_path / "out"), search="flat")
+    with pytest.raises(ConfigError, match=r"(?s)one process only.*2 processes"):
+        evaluate_models(arguments, Console(quiet=True), Ranks(1, 2))
 
 
 def test_oddities_are_shown_in_one_line(tmp_path, capsys):

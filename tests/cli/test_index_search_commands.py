@@ -69,6 +69,25 @@ def test_json_has_a_line_per_query_with_whole_texts(
         assert set(one["hits"][0]) == {"rank", "id", "score", "title", "text"}
 
 
+def test_recall_of_an_approximate_search_stands_beside_its_results(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    asked = [str(made / "index"), "bread rises", "iron rusts", "--k", "3"]
+    printed = {}
+    for kind in ("exact", "flat"):
+        assert search.command([*asked, "--search", kind]) == 0
+        printed[kind] = capsys.readouterr().out.splitlines()
+    note = "approximate search: finds 100.0 % of the exact top 3 (measured on 2 queries)"
+    assert [line for line in printed["flat"] if line != note] == printed["exact"]
+    assert printed["flat"].count(note) == 2 and printed["flat"][1] == note
+    assert search.command([*asked, "--search", "flat", "--json"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert json.loads(line)["search"] == {"kind": "flat", "recall": 1.0, "measured_on": 2}
+    assert main(["search", *asked, "--search", "ivf-pq"]) == 2
+    assert "needs at least 256 passages" in capsys.readouterr().err
+
+
 def test_a_person_is_asked_until_an_empty_line_or_the_end(
     made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

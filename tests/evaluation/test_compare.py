@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from tdro.cli.compare_display import verdict
 from tdro.errors import ConfigError, DataError
 from tdro.evaluation.compare import compare, find_examples
 from tdro.evaluation.sides import query_differences, read_side, subtract
@@ -274,6 +275,24 @@ def test_other_data_and_settings_are_refused(tmp_path, key, value):
     with pytest.raises(DataError, match=f"results differ in {key}") as error:
         compare(sides(tmp_path, "a", "b"))
     assert str(value) in str(error.value)
+
+
+def test_kinds_of_search_are_not_mixed_but_recalls_may_differ(tmp_path):
+    searches = {
+        "old": {},
+        "exact": {"search": {"kind": "exact"}},
+        "flat": {"search": {"kind": "flat", "recall": 1.0, "measured_on": 3}},
+        "a": {"search": {"kind": "ivf-pq", "recall": 0.9, "measured_on": 3}},
+        "b": {"search": {"kind": "ivf-pq", "recall": 0.8, "measured_on": 3}},
+    }
+    for name, summary in searches.items():
+        write_result(tmp_path / name, "t", np.zeros(3), **summary)
+    for same, said in ((("old", "exact"), False), (("a", "b"), True)):
+        (contrast,) = compare(sides(tmp_path, *same))
+        assert ("its recall at least 80.0%" in verdict(contrast, 0.05)) == said
+    for mixed in (("old", "a"), ("exact", "flat"), ("flat", "a")):
+        with pytest.raises(DataError, match="results differ in search"):
+            compare(sides(tmp_path, *mixed))
 
 
 def test_other_data_of_another_seed_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import ir_measures
 import numpy as np
@@ -19,7 +20,7 @@ from tdro.evaluation.evaluate import Evaluation
 from tdro.evaluation.results import FILES, find_results, finished, read_result
 from tdro.evaluation.tasks import find_task
 from tdro.evaluation.writing import evaluate_part, join_parts
-from tdro.retrieval.rankers import Ranker
+from tdro.retrieval.rankers import ApproximateRanking, Ranker
 
 MEASURES = {nDCG @ 10: "ndcg@10", R @ 100: "recall@100", RR @ 10: "mrr@10"}
 
@@ -164,6 +165,40 @@ def test_score_of_a_task_is_the_mean_over_its_parts_each_counting_the_same(tmp_p
         "cqadupstack/english": found["cqadupstack/english"]
     }
     assert read_result(found["cqadupstack/english"]).task == "cqadupstack/english"
+
+
+class Approximate(Vectors):
+    """Says of its hits that they are approximate, with a recall of 0.5, then 1.0."""
+
+    recalls: ClassVar = (0.5, 1.0)
+    ranked = 0
+
+    def rank(self, queries, documents, depth, *, scratch):
+        """Rank exactly."""
+        hits = super().rank(queries, documents, depth, scratch=scratch)
+        self.ranked += 1
+        return ApproximateRanking(hits.indices_QK, hits.scores_QK, "flat", self.recalls[self.ranked - 1], len(queries))
+
+
+def test_summary_has_the_kind_of_search_and_the_recall_of_an_approximate_one(tmp_path: Path) -> None:
+    table = {"who dances": [1], "who sleeps": [3], "Bees dance": [0.1], "sleep": [0.1]}
+    folder = tmp_path / "cqadupstack"
+    for forum, query in (("android", "who dances"), ("english", "  ")):  # a query without a text changes the hits
+        queries = [{"_id": "q1", "text": "who dances"}, {"_id": "q2", "text": query}]
+        write_beir(folder / forum, queries=queries)
+    for name, ranker in (("exact", Vectors(table.__getitem__)), ("flat", Approximate(table.__getitem__))):
+        write(task_in(folder, ignore_identical_ids=True), ranker, tmp_path / name)
+    summaries = {
+        path.parent.relative_to(tmp_path).as_posix(): json.loads(path.read_text())["search"]
+        for path in tmp_path.rglob("summary.json")
+    }
+    flat = {"kind": "flat", "recall": 0.5, "measured_on": 2}
+    assert summaries == {
+        **{f"exact/cqadupstack{part}": {"kind": "exact"} for part in ("", "/android", "/english")},
+        "flat/cqadupstack/android": flat,
+        "flat/cqadupstack/english": {**flat, "recall": 1.0, "measured_on": 1},
+        "flat/cqadupstack": {**flat, "recall": 0.75, "measured_on": 3},
+    }
 
 
 def test_parts_of_different_models_have_no_mean(tmp_path: Path) -> None:

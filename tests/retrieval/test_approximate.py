@@ -46,6 +46,11 @@ def test_recall_is_the_share_of_the_exact_results_that_was_found() -> None:
     assert found.measured_on == 40 and f"{100 * found.recall:.1f} % of the exact top 10" in found.note
 
 
+def test_of_passages_that_tie_at_the_cut_any_will_do() -> None:
+    found = FaissIndex(np.repeat(CORPUS_PD[:300], 10, axis=0), IDS, "flat").search(QUERY_QD, 15)
+    assert found.recall == 1.0
+
+
 def test_recall_is_measured_on_a_sample_that_the_seed_decides() -> None:
     index = FaissIndex(CORPUS_PD, IDS, "ivf-pq", IvfPq(lists=50, probes=2, code_bytes=4))
     some = [index.search(QUERY_QD, 10, sample=7, seed=seed) for seed in (0, 0, 1)]

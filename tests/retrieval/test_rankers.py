@@ -12,7 +12,7 @@ from tdro.errors import EnvironmentProblem
 from tdro.retrieval import rankers
 from tdro.retrieval.bm25 import best_numbers, index_texts, words
 from tdro.retrieval.documents import Documents, store_documents
-from tdro.retrieval.rankers import Bm25Ranker, DenseRanker, Ranker
+from tdro.retrieval.rankers import ApproximateRanking, Bm25Ranker, DenseRanker, FaissRanker, Ranker
 from tdro.retrieval.shards import Embedder
 
 TEXTS = ["bees dance in the hive", "bees and more bees", "the river carries sand", "sand, sand, sand", ""]
@@ -67,6 +67,32 @@ def test_a_dense_ranker_is_identified_by_both_its_embedders() -> None:
 
     assert len({about("a", "b"), about("b", "a"), about("a", "a"), about("a", "b", "float16")}) == 4
     assert about("a", "b") == about("a", "b")
+
+
+def test_faiss_ranks_with_a_recall_and_indexes_the_same_documents_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    made: list[str] = []
+    index = rankers.FaissIndex
+    monkeypatch.setattr(rankers, "FaissIndex", lambda *all, **more: made.append(all[2]) or index(*all, **more))
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("aebx"), 12)) for _ in range(400)]
+    documents = stored(tmp_path, texts)
+    embedder = Embedder(letters, {"model": "letters"}, tmp_path / "embeddings")
+    exact = DenseRanker(embedder, embedder, "letters")
+    expected = exact.rank(["a", "eb"], documents, 20, scratch=tmp_path)
+    ranker: Ranker = FaissRanker(exact, "ivf-pq")
+    for queries in (["a", "eb"], ["eb"]):
+        found = ranker.rank(queries, documents, 20, scratch=tmp_path)
+        assert isinstance(found, ApproximateRanking) and found.kind == "ivf-pq" and found.measured_on == len(queries)
+    common = len({*found.indices_QK[0].tolist()} & {*expected.indices_QK[1].tolist()})
+    assert found.recall == common / 20
+    assert made == ["ivf-pq"]
+    other = stored(tmp_path, texts[:300])
+    assert ranker.rank(["a"], other, 20, scratch=tmp_path).indices_QK.max() < 300 and len(made) == 2
+    about = [FaissRanker(exact, "flat").about, ranker.about, exact.about]
+    assert len({json.dumps(each, sort_keys=True) for each in about}) == 3
 
 
 def test_bm25_scores_are_those_of_the_definition_and_absent_results_are_marked(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from tiny_models import SENTENCES, make_tiny_model
 from tdro.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
 from tdro.retrieval import retriever as retriever_module
 from tdro.retrieval import shards
+from tdro.retrieval.approximate import ApproximateHits
 from tdro.retrieval.retriever import IndexSettings, Retriever, build_index
+from tdro.retrieval.search import Hits
 
 TITLES = ["Bees", "", "Bread", "Birds", "", "Clocks", "Iron", "Sky"]
 
@@ -222,3 +225,21 @@ def test_a_gpu_that_is_not_there_is_refused(
     monkeypatch.setattr(retriever_module.torch.cuda, "is_available", lambda: False)
     with pytest.raises(EnvironmentProblem, match="no GPU"):
         Retriever(tmp_path / "index", "cuda")
+
+
+def test_faiss_may_find_fewer_and_its_recall_says_so(tmp_path: Path, model: Path, corpus: Path) -> None:
+    pytest.importorskip("faiss")
+    build_index(corpus, tmp_path / "index", IndexSettings(str(model)))
+    exact, flat = Retriever(tmp_path / "index"), Retriever(tmp_path / "index", search="flat")
+    queries = ["bees", "why does iron rust?"]
+    ids = [[[hit.id for hit in hits] for hits in each.search(queries, 4)] for each in (exact, flat)]
+    assert ids[0] == ids[1]
+    assert exact.measured is None
+    assert flat.measured is not None and (flat.measured.recall, flat.measured.measured_on) == (1.0, 2)
+    half = np.array([[0, 1, -1, -1]]), np.array([[0.5, 0.25, -np.inf, -np.inf]], np.float32)
+    flat._faiss = SimpleNamespace(search=lambda *_: ApproximateHits(Hits(*half), 0.5, 1))
+    assert [(hit.id, hit.score) for hit in flat.search(["bees"], 4)[0]] == [("d0", 0.5), ("d1", 0.25)]
+    with pytest.raises(ConfigError, match="k must be at least 1"):
+        flat.search(["bees"], 0)
+    with pytest.raises(ConfigError, match="unknown search"):
+        Retriever(tmp_path / "index", search="hnsw")

@@ -107,7 +107,7 @@ def verdict(contrast: "Contrast", level: float) -> str:
         level: Of significance.
 
     Returns:
-        One to three sentences.
+        One to four sentences.
     """
     first, second, mean = contrast.first.name, contrast.second.name, contrast.mean
     difference = mean.test.difference
@@ -124,6 +124,10 @@ def verdict(contrast: "Contrast", level: float) -> str:
     sentences = [f"{said}: {_points(difference.mean)} points of {contrast.measure} ({interval}, over {over})."]
     if len(contrast.tasks) > 1:
         sentences.append(_of_tasks(contrast, level))
+    results = [result for side in (contrast.first, contrast.second) for seed in side.seeds for result in seed.values()]
+    recalls = [found["recall"] for result in results if "recall" in (found := result.summary.get("search", {}))]
+    if recalls:
+        sentences.append(f"The search was approximate, its recall at least {min(recalls):.1%}.")
     return " ".join([*sentences, _of_seeds(contrast)])
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tdro.devices import Ranks
     from tdro.evaluation.benchmarks import Task
     from tdro.retrieval.rankers import Ranker
-    from tdro.retrieval.shards import Embedder
 
 HELP = """\
 usage: tdro evaluate MODEL [MODEL ...] --tasks PATH [PATH ...] --out FOLDER [options]
@@ -29,10 +28,11 @@ examples:
   tdro evaluate sentence-transformers/all-MiniLM-L6-v2 bm25 --tasks beir/scifact beir/nfcorpus --out results
   torchrun --nproc-per-node 8 -m tdro evaluate ours=runs/a/robust/model --tasks beir miracl --out results
 
-Rank the documents of each task for its queries, exactly, and score the rankings.
+Rank the documents of each task for its queries, exactly unless --search says otherwise, and score the rankings.
 
   MODEL     a folder, a hub name or bm25 (extra `mine`); NAME= in front says what to call it
   --tasks   folders in the layout of BEIR, CQADupStack, MIRACL or MKQA (docs/evaluation.md), or folders of such folders
+  --search  exact (default), or flat or ivf-pq with faiss (extra `faiss`), whose recall is printed beside the scores
 
 FOLDER gets MODEL/TASK/ with scores per query, the run in TREC's form, the best documents and a JSON file for mteb;
 `tdro compare FOLDER/A FOLDER/B` compares them. What is finished is skipped, so that an interrupted evaluation goes on.
@@ -41,7 +41,7 @@ A study's own models are evaluated by `tdro evaluate STUDY.yaml`.
 `tdro evaluate MODEL --help` lists every option.
 """
 BM25 = "bm25"
-_FORM = 1  # part of every fingerprint: raise it when the files of the same evaluation would differ
+_FORM = 2  # part of every fingerprint: raise it when the files of the same evaluation would differ
 
 
 @dataclass
@@ -74,6 +74,8 @@ class Arguments:
     """Tokens of a document; the same."""
     precision: Literal["float32", "float16"] = "float32"
     """How embeddings are stored in the cache."""
+    search: Literal["exact", "flat", "ivf-pq"] = "exact"
+    """How encoders search; flat and ivf-pq with faiss, in one process, and their recall is measured. Not for bm25."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def evaluate_models(parsed: Arguments, console: "Console", ranks: "Ranks") -> Ev
     """
     from tdro.evaluation.writing import join_parts
 
-    _check(parsed)
+    _check(parsed, ranks)
     models, tasks = _models(parsed, ranks), _tasks(parsed)
     with _bars(console) as bars:
         folders = {model.name: Path(parsed.out, model.name) for model in models}
@@ -158,24 +160,22 @@ class _Encoder:
         parsed, device = self._parsed, self._device
         lengths = parsed.query_max_length, parsed.passage_max_length
         asked = [parsed.instruction, parsed.instruction_template] if parsed.instruction else []
-        settings = [*lengths, parsed.precision, str(device.dtype), device.autocast]
+        settings = [*lengths, parsed.precision, str(device.dtype), device.autocast, parsed.search]
         return fingerprint(encoder_fingerprint(self._source), asked, settings)
 
     def ranker(self, progress: Callable[[int, int], None]) -> "Ranker":
         """Return it as a ranker that reports to `progress`."""
-        from tdro.retrieval.rankers import DenseRanker
-
         self._tell = progress
-        query, document = self._embedders
-        return DenseRanker(query, document, self.name, self._device.name, self._ranks)
+        return self._ranker
 
     @cached_property
-    def _embedders(self) -> "tuple[Embedder, Embedder]":
+    def _ranker(self) -> "Ranker":
         """The encoder, loaded."""
         from tdro.retrieval.encoders import open_encoder
+        from tdro.retrieval.rankers import DenseRanker, FaissRanker
 
         parsed = self._parsed
-        return open_encoder(
+        query, document = open_encoder(
             self._source,
             device=self._device,
             precision=parsed.precision,
@@ -186,6 +186,8 @@ class _Encoder:
             ranks=self._ranks,
             progress=lambda done, of: self._tell(done, of),
         )
+        exact = DenseRanker(query, document, self.name, self._device.name, self._ranks)
+        return exact if parsed.search == "exact" else FaissRanker(exact, parsed.search)
 
 
 class _Bm25:
@@ -209,7 +211,7 @@ class _Bm25:
         return self._ranker
 
 
-def _check(parsed: Arguments) -> None:
+def _check(parsed: Arguments, ranks: "Ranks") -> None:
     """Refuse options that contradict each other, before anything is read."""
     if not parsed.tasks:
         raise ConfigError("no tasks to evaluate on", where="--tasks", do="add --tasks FOLDER [FOLDER ...]")
@@ -218,6 +220,15 @@ def _check(parsed: Arguments) -> None:
     for part in ("{instruction}", "{query}"):
         if part not in parsed.instruction_template:
             raise ConfigError(f"the template lacks {part}", where="--instruction-template", do=f"put {part} into it")
+    if parsed.search != "exact":
+        from tdro.retrieval.approximate import require_faiss
+
+        if ranks.count > 1:
+            do = "start it without torchrun, or search exactly"
+            raise ConfigError(
+                "faiss searches in one process only", where="--search", saw=f"{ranks.count} processes", do=do
+            )
+        require_faiss()
 
 
 def _tasks(parsed: Arguments) -> "list[Task]":
@@ -311,7 +322,7 @@ def _print(evaluated: Evaluated, out: str, console: "Console") -> None:
         task: {model: dict(summary["measures"]) for model, summary in by_model.items()}
         for task, by_model in evaluated.summaries.items()
     }
-    print_scores(scores, console)
+    print_scores(_with_recall(evaluated, scores), console)
     print_oddities(Path(out), scores, console)
     for model in evaluated.folders:
         seconds = {task: by_model[model] for task, by_model in evaluated.seconds.items() if by_model[model]}
@@ -319,3 +330,20 @@ def _print(evaluated: Evaluated, out: str, console: "Console") -> None:
         spent = [f"{task} {clock(took)}" for task, took in seconds.items()]
         spent += [f"{skipped} finished before"] if skipped else []
         console.print(f"{model}: {', '.join(spent)} -> {evaluated.folders[model]}", markup=False)
+
+
+def _with_recall(
+    evaluated: Evaluated, scores: dict[str, dict[str, dict[str, float]]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Put beside every model that was searched approximately a column with its recall of the exact results."""
+    shown: dict[str, dict[str, dict[str, float]]] = {task: {} for task in scores}
+    for model in evaluated.folders:
+        search = {task: by_model[model]["search"] for task, by_model in evaluated.summaries.items()}
+        kind = next((found["kind"] for found in search.values() if "recall" in found), "")
+        for task, by_model in scores.items():
+            shown[task][model] = by_model[model]
+            if kind:
+                shown[task][f"recall of {model} ({kind})"] = dict.fromkeys(
+                    by_model[model], search[task].get("recall", 1.0)
+                )
+    return shown

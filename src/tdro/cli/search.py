@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 usage: tdro search INDEX ["query" ...] [--file FILE] [--k N] [--json] [--encoder NAME] [--device NAME]
+                   [--search exact|flat|ivf-pq]
 
 Show the passages of an index that answer a query best: rank, score, title, the part that has most of the query's
 words, and the id. Without a query it asks for one after the other.
@@ -31,9 +32,12 @@ examples:
 
   --file FILE     more queries, one per line
   --k N           passages per query (default: 10)
-  --json          a line per query, {"query", "hits": [{"rank", "id", "score", "title", "text"}]}, texts in full
+  --json          a line per query, {"query", "hits": [{"rank", "id", "score", "title", "text"}]}, texts in full;
+                  with faiss also "search": {"kind", "recall", "measured_on"}
   --encoder NAME  where the encoder of the index is now, if it has moved
   --device NAME   cpu or cuda (default: the GPU if there is one)
+  --search KIND   exact (default), or flat or ivf-pq with faiss (extra `faiss`), made in memory at the start; its recall
+                  is measured on up to 100 of the queries and shown with the results
 """
 
 _LONG = 20  # letters of a word that a snippet does not cut
@@ -59,6 +63,8 @@ class Arguments:
     """Where the encoder is now."""
     device: str = ""
     """cpu or cuda."""
+    search: Literal["exact", "flat", "ivf-pq"] = "exact"
+    """How to search; flat and ivf-pq with faiss, and their recall is measured."""
 
 
 def command(arguments: list[str]) -> int:
@@ -76,12 +82,12 @@ def command(arguments: list[str]) -> int:
 
     from tdro.retrieval.retriever import Retriever
 
-    retriever = Retriever(parsed.index, parsed.device or None, encoder=parsed.encoder)
+    retriever = Retriever(parsed.index, parsed.device or None, encoder=parsed.encoder, search=parsed.search)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     if not queries:
         return _converse(retriever, parsed, console)
     for query, hits in zip(queries, retriever.search(queries, parsed.k), strict=True):
-        _show(query, hits, parsed.json, console, headed=len(queries) > 1)
+        _show(query, hits, parsed, retriever, console, headed=len(queries) > 1)
     return 0
 
 
@@ -112,20 +118,34 @@ def _converse(retriever: "Retriever", parsed: Arguments, console: "Console") -> 
             return 0
         if not query:
             return 0
-        _show(query, retriever.search([query], parsed.k)[0], parsed.json, console)
+        _show(query, retriever.search([query], parsed.k)[0], parsed, retriever, console)
 
 
-def _show(query: str, hits: "Sequence[Hit]", as_json: bool, console: "Console", headed: bool = False) -> None:
-    """Print the hits of a query."""
-    if as_json:
+def _show(
+    query: str,
+    hits: "Sequence[Hit]",
+    parsed: Arguments,
+    retriever: "Retriever",
+    console: "Console",
+    headed: bool = False,
+) -> None:
+    """Print the hits of a query and, where they are approximate, the recall of the search that found them."""
+    measured = retriever.measured
+    if parsed.json:
         ranked = [{"rank": rank, **asdict(hit)} for rank, hit in enumerate(hits, 1)]
-        print(json.dumps({"query": query, "hits": ranked}, ensure_ascii=False))
+        answer: dict[str, object] = {"query": query, "hits": ranked}
+        if measured:
+            about = {"kind": parsed.search, "recall": measured.recall, "measured_on": measured.measured_on}
+            answer["search"] = about
+        print(json.dumps(answer, ensure_ascii=False))
         return
     from rich.padding import Padding
     from rich.text import Text
 
     if headed:
         console.print(Text(query, style="bold"))
+    if measured:
+        console.print(Text(measured.note, style="dim"))
     for rank, hit in enumerate(hits, 1):
         title = f"{hit.title}  " if hit.title else ""
         console.print(Text.assemble(f"{rank:3}  {hit.score:7.4f}  ", (title, "bold"), (f"[{hit.id}]", "dim")))

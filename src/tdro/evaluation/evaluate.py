@@ -1,8 +1,9 @@
 """Rank the documents of a benchmark for its queries, and score the rankings."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from tdro.errors import ConfigError
 from tdro.evaluation.benchmarks import Benchmark, Oddity
 from tdro.evaluation.metrics import DEPTH, score_run
 from tdro.retrieval.documents import Documents
-from tdro.retrieval.rankers import Ranker
+from tdro.retrieval.rankers import ApproximateRanking, Ranker
 from tdro.retrieval.search import Hits
 
 _BLOCK = 256  # queries whose document ids are looked up together
@@ -36,6 +37,13 @@ class Evaluation:
     def means(self) -> dict[str, float]:
         """The mean of every measure over all queries."""
         return {name: float(score_Q.mean()) for name, score_Q in self.scores.items()}
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """How the documents were found: `kind`, and where that is not "exact", `recall` and `measured_on`."""
+        if not isinstance(self.hits, ApproximateRanking):
+            return {"kind": "exact"}
+        return {"kind": self.hits.kind, "recall": self.hits.recall, "measured_on": self.hits.measured_on}
 
     @property
     def oddities(self) -> dict[str, Oddity]:
@@ -78,7 +86,7 @@ def rank_documents(ranker: Ranker, benchmark: Benchmark, k: int = 1000, *, scrat
     hits = _rank(ranker, benchmark, k + benchmark.ignore_identical_ids, scratch)
     if benchmark.ignore_identical_ids:
         hits = _without(hits, benchmark.documents.find(benchmark.query_ids))
-    return Hits(hits.indices_QK[:, :k], hits.scores_QK[:, :k])
+    return replace(hits, indices_QK=hits.indices_QK[:, :k], scores_QK=hits.scores_QK[:, :k])
 
 
 def rankings(documents: Documents, hits: Hits, depth: int | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -103,7 +111,7 @@ def _rank(ranker: Ranker, benchmark: Benchmark, depth: int, scratch: Path) -> Hi
     shape = (len(texts), hits.indices_QK.shape[1])
     index_QK, score_QK = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
     index_QK[asked], score_QK[asked] = hits.indices_QK, hits.scores_QK
-    return Hits(index_QK, score_QK)
+    return replace(hits, indices_QK=index_QK, scores_QK=score_QK)
 
 
 def _without(hits: Hits, own_Q: np.ndarray) -> Hits:
@@ -112,7 +120,8 @@ def _without(hits: Hits, own_Q: np.ndarray) -> Hits:
     order_QK = np.argsort(dropped_QK, axis=1, kind="stable")
     index_QK = np.where(dropped_QK, -1, hits.indices_QK)
     score_QK = np.where(dropped_QK, np.float32(-np.inf), hits.scores_QK)
-    return Hits(*(np.take_along_axis(values, order_QK, axis=1) for values in (index_QK, score_QK)))
+    index_QK, score_QK = (np.take_along_axis(values, order_QK, axis=1) for values in (index_QK, score_QK))
+    return replace(hits, indices_QK=index_QK, scores_QK=score_QK)
 
 
 def _score(benchmark: Benchmark, hits: Hits) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from tdro.errors import ConfigError, DataError
 from tdro.evaluation.results import Result, find_results, read_result
 
 SAME = ("kind", "split", "language", "variant", "ignore_identical_ids", "depth", "corpus", "content")
-"""Entries of a summary in which two results must agree."""
+"""Entries of a summary in which two results must agree; so must the kind of search, but not its recall."""
 _EQUAL = 1e-12  # scores that differ by less are equal; means over seeds are rounded
 
 
@@ -181,6 +181,11 @@ def _is_of(wanted: str, task: str) -> bool:
     return task == wanted or task.startswith(f"{wanted}/")
 
 
+def _searched(result: Result) -> str:
+    """Say how documents were searched; exactly where a result does not say it."""
+    return str(result.summary.get("search", {}).get("kind", "exact"))
+
+
 def _list(names: Iterable[str], most: int = 5) -> str:
     """Write some names and how many more there are."""
     names = list(names)
@@ -198,8 +203,8 @@ def _refuse_other_tasks(expected: Iterable[str], there: Iterable[str], norm: str
 
 def _refuse_unlike_result(norm: Result, result: Result) -> None:
     """Refuse a result of another task under the same name, and scores that are none."""
-    for key in SAME:
-        ours, theirs = norm.summary.get(key), result.summary.get(key)
+    for key in (*SAME, "search"):
+        ours, theirs = (_searched(r) if key == "search" else r.summary.get(key) for r in (norm, result))
         if ours != theirs:
             saw, do = f"{theirs}, but {ours} in {norm.folder}", "evaluate both on the same data with the same settings"
             raise DataError(f"results differ in {key}", where=f"{result.folder}:{key}", saw=saw, do=do)

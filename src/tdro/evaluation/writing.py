@@ -101,6 +101,7 @@ def write_evaluation(
         "queries": len(benchmark.query_ids),
         "documents": len(benchmark.documents),
         "depth": evaluation.depth,
+        "search": evaluation.search,
         "main": benchmark.main,
         "measures": means,
         "oddities": _plain(evaluation.oddities),
@@ -138,6 +139,7 @@ def join_parts(task: Task, folder: Path) -> dict[str, Any]:
     write_json(folder / MTEB, mteb_result(task.name, first, content, subsets, first["main"]))
     joined = {
         **{field: first[field] for field in shared if field in first},
+        "search": _mean_search([summary.get("search", {}) for summary in summaries.values()]),
         "content": content,
         "queries": sum(summary["queries"] for summary in summaries.values()),
         "measures": measures,
@@ -151,6 +153,15 @@ def join_parts(task: Task, folder: Path) -> dict[str, Any]:
 def _plain(oddities: Mapping[str, Oddity]) -> dict[str, Any]:
     """Write oddities as JSON has them."""
     return {kind: asdict(oddity) for kind, oddity in oddities.items()}
+
+
+def _mean_search(of_parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Take the mean recall over parts; their ranker was the same, and only parts without a question lack a recall."""
+    measured = [search for search in of_parts if "recall" in search]
+    if not measured:
+        return {"kind": "exact"}
+    recall = float(np.mean([search["recall"] for search in measured]))
+    return {"kind": measured[0]["kind"], "recall": recall, "measured_on": sum(s["measured_on"] for s in measured)}
 
 
 def _added(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

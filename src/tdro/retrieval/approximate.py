@@ -24,6 +24,7 @@ _BLOCK = 65536  # passages that are added together
 _SAMPLE = 131072  # passages that an index is trained on
 _BITS = 8  # of a code: 256 centroids per part of the vector
 _LEAST = 256  # passages without which there is nothing to train
+_ROUNDING = 1e-6  # by which two ways of computing a score may differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +123,9 @@ class FaissIndex:
         hits = _rescored(query_QD, self._corpus_PD, self._ids, found_QC, depth)
         chosen = np.random.default_rng(seed).permutation(len(query_QD))[:sample]
         exact = search(query_QD[chosen], self._corpus_PD, self._ids, depth)
-        pairs = zip(hits.indices_QK[chosen], exact.indices_QK, strict=True)
-        shares = [len(np.intersect1d(found, best)) / depth for found, best in pairs]
-        return ApproximateHits(hits, float(np.mean(shares)) if shares else 1.0, len(shares))
+        least_Q = exact.scores_QK[:, -1:] - _ROUNDING * np.abs(exact.scores_QK[:, -1:])
+        share_Q = (hits.scores_QK[chosen] >= least_Q).mean(axis=1)  # of passages that tie at rank K any will do
+        return ApproximateHits(hits, float(share_Q.mean()) if len(share_Q) else 1.0, len(share_Q))
 
     def _trained(self, faiss: Any) -> Any:
         """Make an IVF-PQ index and train it on a sample of the passages."""

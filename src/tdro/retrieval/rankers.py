@@ -1,4 +1,4 @@
-"""Who ranks documents for queries: an encoder, or BM25; evaluation and users ask them in one way."""
+"""Who ranks documents for queries: an encoder, exactly or with faiss, or BM25; all are asked in one way."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from tdro.devices import ALONE, Ranks
+from tdro.retrieval.approximate import FaissIndex, Method
 from tdro.retrieval.arrays import content_of
 from tdro.retrieval.bm25 import Bm25Index, about_bm25, best_numbers, index_texts
 from tdro.retrieval.documents import Documents
@@ -73,6 +74,58 @@ class DenseRanker:
         document_DE = self.document.embed(documents, documents.content, scratch)
         query_QE = self.query.embed(queries, content_of(queries), scratch)
         return search(query_QE, document_DE, documents.place_P, depth, device=self.device, ranks=self.ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class ApproximateRanking(Hits):
+    """The hits of an approximate search, and how much of the exact ranking they hold.
+
+    Args:
+        kind: How it was searched.
+        recall: Share of the K best documents that were found, mean over the queries it was measured on.
+        measured_on: How many queries that were.
+    """
+
+    kind: Method
+    recall: float
+    measured_on: int
+
+
+class FaissRanker:
+    """An encoder whose documents are searched with faiss, in one process; its recall is measured at every ranking.
+
+    The index is held in memory (`FaissIndex`), and the last one is kept, so that several sets of queries on the same
+    documents need it once. Needs the extra `faiss`.
+
+    Args:
+        encoder: What embeds; its `device` and `ranks` are not used.
+        kind: How to search.
+    """
+
+    def __init__(self, encoder: DenseRanker, kind: Method) -> None:
+        self.name = encoder.name
+        self.about: Mapping[str, object] = {**encoder.about, "search": kind}
+        self._encoder, self._kind = encoder, kind
+        self._kept: tuple[str, FaissIndex] | None = None
+
+    def rank(self, queries: Sequence[str], documents: Documents, depth: int, *, scratch: Path) -> ApproximateRanking:
+        """Index the documents unless that was done last, search, and measure the recall; see `Ranker`."""
+        index = self._index(documents, scratch)
+        query_QE = self._encoder.query.embed(queries, content_of(queries), scratch)[:]
+        found = index.search(query_QE, depth)
+        return ApproximateRanking(
+            found.hits.indices_QK, found.hits.scores_QK, self._kind, found.recall, found.measured_on
+        )
+
+    def _index(self, documents: Documents, scratch: Path) -> FaissIndex:
+        """Return the index of some documents."""
+        if self._kept is None or self._kept[0] != documents.content:
+            self._kept = None  # one index at a time
+            embedder = self._encoder.document
+            document_DE = embedder.embed(documents, documents.content, scratch)
+            index = FaissIndex(document_DE, documents.place_P, self._kind, progress=embedder.progress)
+            self._kept = documents.content, index
+        return self._kept[1]
 
 
 class Bm25Ranker:

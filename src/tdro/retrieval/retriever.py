@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -20,12 +21,14 @@ from tdro.data.reading import content_hash
 from tdro.devices import ALONE, Device, Ranks, pick_device
 from tdro.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
 from tdro.files import read_json, write_json
+from tdro.retrieval.approximate import ApproximateHits, FaissIndex
 from tdro.retrieval.documents import Documents, store_documents
 from tdro.retrieval.encoders import encoder_fingerprint, open_encoder
 from tdro.retrieval.passage_files import find_passages
 from tdro.retrieval.search import search
 from tdro.retrieval.shards import Embedder, Embeddings, Precision, Progress, encode_shards
 
+Kind: TypeAlias = Literal["exact", "flat", "ivf-pq"]
 _FORM = 1  # part of every index: raise it when an older one could not be read
 
 
@@ -69,18 +72,26 @@ class Hit:
 class Retriever:
     """Answers queries from an index folder; made by `build_index` or `tdro index`.
 
-    The embeddings stay on disk, and every passage is compared with every query.
+    The embeddings stay on disk, and every passage is compared with every query, unless faiss is to search. Then
+    `measured` has what the last search overlooked: up to 100 of its queries are searched exactly too, for the recall.
 
     Args:
         folder: The index.
         device: "cpu" or "cuda"; None: the GPU if there is one. An index may be made on one and searched on the other.
         encoder: Where the encoder is now; empty: where it was when the index was made.
+        search: "exact", or how faiss searches, in memory; needs the extra `faiss`.
+
+    Attributes:
+        measured: Recall of the last search; None where it was exact.
 
     Raises:
         CheckpointError: The folder holds no complete index, or the encoder is gone or not the one that made it.
-        EnvironmentProblem: There is no GPU, but it was asked for.
+        ConfigError: Device or search is none of these.
+        DataError: The passages are too few for the search.
+        EnvironmentProblem: There is no GPU or no faiss, but it was asked for.
 
     Example:
+        >>> import json
         >>> from tempfile import TemporaryDirectory
         >>> from tdro.demo.encoder import build_encoder
         >>> texts = {"d1": "Bees dance to show where the flowers are.", "d2": "Yeast makes bread rise."}
@@ -97,7 +108,11 @@ class Retriever:
         d1 Bees dance to show where the flowers are.
     """
 
-    def __init__(self, folder: Path | str, device: str | None = None, *, encoder: str = "") -> None:
+    def __init__(
+        self, folder: Path | str, device: str | None = None, *, encoder: str = "", search: Kind = "exact"
+    ) -> None:
+        if search not in get_args(Kind):
+            raise ConfigError("unknown search", where="search", saw=search, do=f"use {', '.join(get_args(Kind))}")
         folder = Path(folder)
         about = _read(folder)
         if not about:
@@ -115,6 +130,9 @@ class Retriever:
         )
         self._device = _device(device)
         self._queries, _ = open_settings(settings, self._device)
+        place_P = self._documents.place_P
+        self._faiss = None if search == "exact" else FaissIndex(self._embeddings, place_P, search)
+        self.measured: ApproximateHits | None = None
 
     def __len__(self) -> int:
         """Count the passages."""
@@ -128,7 +146,7 @@ class Retriever:
             k: Passages per query; no more than there are.
 
         Returns:
-            For each query its hits, best first, equal scores in the order of ids.
+            For each query its hits, best first, equal scores in the order of ids; faiss may find fewer than k.
 
         Raises:
             ConfigError: k is below 1.
@@ -137,15 +155,24 @@ class Retriever:
         queries = [queries] if isinstance(queries, str) else list(queries)
         if empty := [number for number, query in enumerate(queries, 1) if not query.strip()]:
             raise DataError("the query is empty", where=f"query {empty[0]} of {len(queries)}", do="write what to find")
+        if k < 1:
+            raise ConfigError("k must be at least 1", where="k", saw=k)
         if not queries:
             return []
         vectors_QD = self._queries.encode(queries)
-        hits = search(vectors_QD, self._embeddings, self._documents.place_P, k, device=self._device.name)
-        found = zip(hits.indices_QK, hits.scores_QK.tolist(), strict=True)
-        return [
-            [Hit(p.id, score, p.title, p.text) for p, score in zip(self._documents.take(numbers), scores, strict=True)]
-            for numbers, scores in found
-        ]
+        if self._faiss is None:
+            hits = search(vectors_QD, self._embeddings, self._documents.place_P, k, device=self._device.name)
+        else:
+            self.measured = self._faiss.search(vectors_QD, k)
+            hits = self.measured.hits
+        return [self._hits(*found) for found in zip(hits.indices_QK, hits.scores_QK, strict=True)]
+
+    def _hits(self, index_K: np.ndarray, score_K: np.ndarray) -> list[Hit]:
+        """Look up the passages that were found for a query."""
+        found_K = index_K >= 0
+        passages = self._documents.take(index_K[found_K])
+        scores = score_K[found_K].tolist()
+        return [Hit(p.id, score, p.title, p.text) for p, score in zip(passages, scores, strict=True)]
 
 
 def build_index(
