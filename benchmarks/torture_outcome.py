@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 _TIMES = {"time", "seconds", "seconds_left", "seconds_of", "peak_memory_gb"}
-_UNLIKE = {"events.jsonl", "status.json"}  # they tell what happened, kills included
+_UNLIKE = {"events.jsonl", "status.json", ".lock"}  # they tell what happened, kills included, and who runs
 _TIMED = re.compile(r"(^|/)done\.json$|^data/negatives/.*\.json$")
 
 
