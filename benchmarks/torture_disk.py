@@ -98,7 +98,7 @@ def _goes_on(place: Path, expected: dict[str, object]) -> str:
         return f"started again, it ended with {codes[0]} and printed {printed[-800:]!r}"
     wrong = differences(expected, outcome(place / "run")) + [f"left {name}" for name in strays(place)]
     if not wrong:
-        shutil.rmtree(place, ignore_errors=True)  # what is a mount stays
+        shutil.rmtree(place, ignore_errors=True)  # a mount itself stays
     return "; ".join(wrong) or "ok"
 
 
@@ -115,9 +115,12 @@ def _on_tmpfs(place: Path, moment: Moment, expected: dict[str, object]) -> str:
             except OSError:
                 return
 
-    said = _full(place, moment, fill)
-    (place / FILLER).unlink(missing_ok=True)
-    return _goes_on(place, expected) if said == "ok" else said
+    try:
+        said = _full(place, moment, fill)
+        (place / FILLER).unlink(missing_ok=True)
+        return _goes_on(place, expected) if said == "ok" else said
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def _read_only(place: Path, part: str, expected: dict[str, object]) -> str:
