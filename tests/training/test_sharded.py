@@ -10,9 +10,7 @@ from launch import run_ranks
 from rank_cases import SHARDED, train_cases
 from sentence_transformers import SentenceTransformer
 from studies import tiny_study
-from test_data_parallel import numbers_of
-
-from tdro.training.journal import Journal
+from test_data_parallel import events_of, numbers_of
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +60,7 @@ def test_rank_0_leaves_the_same_files_and_events(trained: Path, case: str) -> No
     one, two = (trained / side / case for side in ("one", "two"))
     names = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (one, two)]
     assert names[0] == names[1]
-    events = [[(e["event"], e["stage"], e.get("step")) for e in Journal(run)._records()] for run in (one, two)]
+    events = [events_of(run) for run in (one, two)]
     assert events[0] == events[1]
 
 
