@@ -1,7 +1,7 @@
 """What several processes gain, and what checkpoints and messages cost; on a CPU, with one thread per process.
 
-    .venv/bin/python benchmarks/devices.py ../shared/data           # prints the figures and what they are made of
-    .venv/bin/python benchmarks/devices.py ../shared/data --quick   # a minute or two: shows that it works, not how fast
+    .venv/bin/python benchmarks/devices.py ../shared/data           # writes them into benchmarks/results/reliability.json
+    .venv/bin/python benchmarks/devices.py ../shared/data --quick   # prints: shows that it works, not how fast
 
 `tdro weights` trains all-MiniLM-L6-v2 on real datasets, alternately by one process and by two under torchrun, each run
 in a fresh folder; embeddings and tokens are in the cache from the first run on. Seconds of a step are those between the
@@ -30,6 +30,7 @@ from statistics import median
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+from reliability import merge_result
 
 from tdro.config import TrainingConfig
 from tdro.devices import join_ranks
@@ -48,8 +49,8 @@ class Size:
 
     rows: int = 400
     batch: int = 64
-    steps: int = 8
-    pairs: int = 5
+    steps: int = 4
+    pairs: int = 3
     saves: int = 5
     sums: int = 1000
 
@@ -178,6 +179,8 @@ def main() -> None:
         return
     found, details = figures(options.data, QUICK if options.quick else Size())
     print(json.dumps({"figures": found, **details}, indent=1))
+    if not options.quick:
+        print(merge_result("devices", found, asdict(Size()), details))
 
 
 if __name__ == "__main__":
