@@ -1,6 +1,6 @@
 """What several processes gain, and what checkpoints and messages cost; on a CPU, with one thread per process.
 
-    .venv/bin/python benchmarks/devices.py ../shared/data           # writes them into benchmarks/results/reliability.json
+    .venv/bin/python benchmarks/devices.py ../shared/data           # into benchmarks/results/reliability.json
     .venv/bin/python benchmarks/devices.py ../shared/data --quick   # prints: shows that it works, not how fast
 
 `tdro weights` trains all-MiniLM-L6-v2 on real datasets, alternately by one process and by two under torchrun, each run
