@@ -1,11 +1,11 @@
 """Mining by BM25: its scores, its order, another encoder as the judge, and what is said without its package."""
 
-import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from exact_bm25 import bm25
 
 from tdro.data.records import Passage, Row
 from tdro.errors import EnvironmentProblem
@@ -13,7 +13,6 @@ from tdro.prepare.bm25 import Bm25
 from tdro.prepare.candidates import Dense
 from tdro.prepare.margins import Selection
 from tdro.prepare.mining import MiningReport, mine
-from tdro.retrieval.bm25 import words
 from tdro.retrieval.shards import Embedder
 
 TEXTS = ["bees dance in the hive", "bees and more bees", "the river carries sand", "sand, sand, sand"]
@@ -31,18 +30,6 @@ def mine_rows(rows: list[Row], folder: Path, texts: list[str], **selection: obje
     for line in out.read_text(encoding="utf-8").splitlines():
         found.append([(p["text"], p["score"]) for p in json.loads(line)["negative_passages"]])
     return found, report
-
-
-def bm25(query: str, text: str, collection: list[str]) -> float:
-    """The score by its definition: Lucene's form, k1 = 1.5, b = 0.75."""
-    length = sum(len(words(other)) for other in collection) / len(collection)
-    score = 0.0
-    for word in words(query):
-        having = sum(word in words(other) for other in collection)
-        idf = math.log(1 + (len(collection) - having + 0.5) / (having + 0.5))
-        count = words(text).count(word)
-        score += idf * count / (count + 1.5 * (0.25 + 0.75 * len(words(text)) / length))
-    return score
 
 
 def test_scores_are_those_of_the_definition(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exact_bm25 import bm25
 
 from tdro.errors import EnvironmentProblem
 from tdro.retrieval import rankers
@@ -25,18 +26,6 @@ def stored(folder: Path, texts: list[str], ids: list[str] | None = None) -> Docu
     lines = [json.dumps({"_id": name, "text": text}) for name, text in zip(ids, texts, strict=True)]
     (folder / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return store_documents(folder / "corpus.jsonl", folder / "cache")
-
-
-def bm25(query: str, text: str, collection: list[str]) -> float:
-    """The score by its definition: Lucene's form, k1 = 1.5, b = 0.75."""
-    length = sum(len(words(other)) for other in collection) / len(collection)
-    score = 0.0
-    for word in words(query):
-        having = sum(word in words(other) for other in collection)
-        idf = math.log(1 + (len(collection) - having + 0.5) / (having + 0.5))
-        count = words(text).count(word)
-        score += idf * count / (count + 1.5 * (0.25 + 0.75 * len(words(text)) / length))
-    return score
 
 
 def letters(texts: list[str]) -> np.ndarray:
