@@ -47,9 +47,9 @@ STAGES = ("reference", "weights")
 class Size:
     """How much is measured."""
 
-    rows: int = 400
+    rows: int = 200
     batch: int = 64
-    steps: int = 4
+    steps: int = 5
     pairs: int = 3
     saves: int = 5
     sums: int = 1000
