@@ -1,5 +1,8 @@
 """One process alone, and what is said when the others do not come."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -57,3 +60,14 @@ def test_float32_products_are_exact_within_the_block_and_as_the_process_allows_a
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(("world", "said"), [("1", ["end of the process", "last"]), ("2", ["last"])])
+def test_one_of_several_ranks_ends_at_once_after_what_was_registered(world: str, said: list[str]) -> None:
+    code = (
+        "import atexit, sys; from tdro.devices import end_rank; atexit.register(print, 'last');"
+        "end_rank(3); print('end of the process'); sys.exit(3)"
+    )
+    environment = {**os.environ, "WORLD_SIZE": world}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split("\n")[:-1]) == (3, said)

@@ -1,7 +1,5 @@
 """`python -m tdro` is `tdro`."""
 
-import sys
+from tdro.cli.main import entry
 
-from tdro.cli.main import main
-
-sys.exit(main())
+entry()

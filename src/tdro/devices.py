@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -258,6 +259,21 @@ def _leave_ranks() -> None:
     """Close the connections to the other ranks, unless that has been done."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_rank(code: int) -> None:
+    """End this process with an exit code if it is one of several ranks; else do nothing.
+
+    What was registered with `atexit` is done, then the process stops at once: a destructor of the libraries may abort a
+    rank whose work is complete (seen with torch 2.13 and gloo on a busy machine), and the launcher would then kill the
+    others.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def total_memory() -> int:

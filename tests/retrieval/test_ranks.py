@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tdro.devices import ALONE, Ranks, join_ranks
+from tdro.devices import ALONE, Ranks, end_rank, join_ranks
 from tdro.errors import EnvironmentProblem
 from tdro.retrieval import shards
 from tdro.retrieval.search import Encode, search
@@ -61,6 +61,7 @@ def work_as_rank() -> None:
     assert sizes == list(range(ranks.count)), sizes
     assert [int(each[0]) for each in ranks.gather(torch.tensor([ranks.number]))] == list(range(ranks.count))
     assert join_ranks() == ranks
+    end_rank(0)
 
 
 LOST = """

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tdro.cli.main import main
-from tdro.devices import Ranks
+from tdro.devices import Ranks, end_rank
 from tdro.training import loop
 
 
@@ -44,4 +44,6 @@ def run(study: str, event: str, stage: str, step: int, options: list[str]) -> in
 
 if __name__ == "__main__":
     study_file, what, at_stage, at_step, *more = sys.argv[1:]
-    sys.exit(run(study_file, what, at_stage, int(at_step), more))
+    code = run(study_file, what, at_stage, int(at_step), more)
+    end_rank(code)
+    sys.exit(code)

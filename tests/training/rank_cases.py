@@ -8,7 +8,7 @@ import torch
 from studies import tiny_study
 
 from tdro.config import Study
-from tdro.devices import ALONE, Ranks, join_ranks
+from tdro.devices import ALONE, Ranks, end_rank, join_ranks
 from tdro.training.pipeline import run_study
 from tdro.training.run import Run
 
@@ -65,3 +65,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folders, (kind, *only) = [Path(argument) for argument in sys.argv[1:3]], sys.argv[3:]
     train_cases(*folders, join_ranks(), only or (SHARDED if kind == "full" else CASES), kind)
+    end_rank(0)

@@ -86,6 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def entry() -> None:
+    """Be the command `tdro`: run it and end the process."""
+    code = main()
+    if "tdro.devices" in sys.modules:
+        sys.modules["tdro.devices"].end_rank(code)
+    sys.exit(code)
+
+
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
     """Let SIGTERM interrupt as ctrl-C does, and both again after a second: libraries may swallow it."""
