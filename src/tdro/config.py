@@ -31,6 +31,8 @@ class DatasetConfig(Section):
     """File or folder, relative to data.root, or hf://OWNER/NAME:SPLIT; several of them become one dataset."""
     instruction: str = ""
     """Task description put in front of queries through data.instruction_template; empty: see data.instructions."""
+    more_instructions: tuple[str, ...] = ()
+    """Other wordings of the instruction; in training every visit of a row draws one of all."""
     symmetric: bool = False
     """Put the instruction on the passages too."""
     category: str = ""
@@ -39,6 +41,10 @@ class DatasetConfig(Section):
     """Other queries' passages are negatives; turn it off where many of them would be right, as in classification."""
     corpus: str = ""
     """File of further passages to mine negatives from, relative to data.root."""
+    queries: str = ""
+    """File with the texts of the queries, where the rows have ids only; relative to data.root."""
+    passages: str = ""
+    """File with the texts of the passages, where the rows have ids only; relative to data.root."""
     max_rows: Positive | None = None
     """As data.max_rows, for this dataset."""
     license: str = ""
@@ -56,9 +62,9 @@ class TaskConfig(Section):
     """One evaluation task; MIRACL, MKQA and CQADupStack have several parts, whose mean is the task's score."""
 
     path: str
-    """Folder in the layout of BEIR, MIRACL or MKQA, relative to data.root; docs/evaluation.md shows the layouts."""
-    kind: Literal["auto", "beir", "miracl", "mkqa"] = "auto"
-    """Layout of the folder; auto: as its files tell."""
+    """Folder in the layout of BEIR, MIRACL or MKQA, or file of rows, relative to data.root; see docs/evaluation.md."""
+    kind: Literal["auto", "beir", "miracl", "mkqa", "rows"] = "auto"
+    """Layout; auto: as the files tell. rows: a dev set like the training files; its passages are the documents."""
     split: str = ""
     """Which qrels; empty: test, but dev for MS MARCO and MIRACL."""
     languages: tuple[str, ...] = ()
@@ -107,6 +113,12 @@ class DataConfig(Section):
     """auto: a dataset without instruction gets the one for its name or its category; `tdro check` shows it."""
     instruction_template: str = "Instruct: {instruction}\nQuery: {query}"
     """How an instruction and a text are joined."""
+    instruction_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the visits of a row in training that get the instruction; evaluation always does."""
+    positives: Literal["random", "first"] = "random"
+    """Which of a row's positives a step shows: one drawn at every visit, or always the first."""
+    negatives: Literal["random", "first"] = "random"
+    """Which of a row's negatives a step shows: drawn at every visit, or always the first ones."""
     query_max_length: Annotated[int, Field(ge=4)] = 128
     """Tokens of a query; the rest is cut."""
     passage_max_length: Annotated[int, Field(ge=4)] = 512
@@ -139,8 +151,12 @@ class ModelConfig(Section):
 
     base: str
     """Folder, `package:NAME/folder` inside an installed package, or a hub name; `{root}` stands for data.root."""
-    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
-    """auto: as the saved model has it; last token for decoders; mean for others."""
+    query_encoder: str = ""
+    """Queries have an encoder of their own: `copy` of base, or another base; empty: they share base."""
+    pooling: Literal["auto", "mean", "cls", "last", "first-last", "top-two"] = "auto"
+    """auto: as the saved model has it; last token for decoders; mean for others. The last two: means of two layers."""
+    projection: Positive | None = None
+    """Dimensions of a linear layer on top of the pooling; trained from random values unless the base has one."""
     normalize: bool = True
     """Embeddings of length 1, so that similarity is the cosine."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
@@ -187,6 +203,20 @@ class TrainingConfig(Section):
     """Positive included: 2 means one hard negative."""
     temperature: Annotated[float, Field(gt=0)] = 0.002
     """tau; sentence-transformers' scale is 1/tau."""
+    loss_factor: Annotated[float, Field(ge=0)] = 1.0
+    """Factor of the contrastive loss."""
+    distillation: Annotated[float, Field(ge=0)] = 0.0
+    """Factor of the KL divergence from the scores that positives and negatives carry; added to the contrastive loss."""
+    teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """The scores are divided by it before their softmax."""
+    matryoshka: tuple[Positive, ...] = ()
+    """The loss is also computed on the first so many dimensions of the embeddings, and averaged."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """adamw-8bit keeps its moments in 8 bits; needs the package bitsandbytes."""
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay of AdamW's first and second moment."""
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of AdamW's second moment."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -254,6 +284,13 @@ class LeakageConfig(Section):
 class ReferenceConfig(TrainingConfig):
     """Stage 0: uniform sampling, homogeneous batches. The robust model is trained with the same settings."""
 
+    batches: Literal["homogeneous", "mixed"] = "homogeneous"
+    """homogeneous: all queries of a batch are of one dataset; mixed: every query draws its dataset."""
+    guide: str = ""
+    """Encoder that masks false negatives: a passage it finds closer to the query than the positive does not count."""
+    guide_margin: float = 0.0
+    """The guide masks from its similarity to the positive minus this on."""
+
 
 class WeightsConfig(TrainingConfig):
     """Stage 1: a proxy is trained on mixed batches and its losses, against the reference, move the weights."""
@@ -282,6 +319,20 @@ class WeightsConfig(TrainingConfig):
     """How the measures are clipped before the update."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Limit of the clip."""
+    reference_norm: Literal[0, 1, 2] = 1
+    """Norm over the batch that relative-sample divides reference losses by; 0: none."""
+    ema: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the new weights in their moving average."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of sgd: share of the earlier signals in its direction."""
+    rule_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of sgd and the other optimizers on log-weights."""
+    rule_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Of adamw on log-weights."""
+    rule_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of rmsprop on log-weights: share of the earlier squares."""
+    rule_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Of adamw, rmsprop and adagrad on log-weights."""
     mix: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the uniform prior in every step of eg-mix."""
     pull: Annotated[float, Field(gt=0)] = 1.0

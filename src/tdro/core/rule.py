@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,8 +47,15 @@ class Rule:
         clip: "l2" scales the signal down to `clip_norm`, "element" clips every element, "none" does nothing.
         clip_norm: Limit of the clip.
         shrinkage: Nats added to both means of a ratio.
+        reference_norm: Norm over the batch that "relative-sample" divides reference losses by; 0: none.
         mix: Share of the prior in every step of "eg-mix".
         pull: lambda of "anchored".
+        momentum: Share of the earlier signals in the direction of "sgd".
+        decay: Weight decay of the optimizers on log-weights.
+        betas: Decay of the first and second moment of "adamw".
+        alpha: Decay of the squares of "rmsprop".
+        epsilon: Added to the root of the squares of "adamw", "rmsprop" and "adagrad".
+        ema: Share of the new weights in their moving average.
         prior_G: The prior of "eg-mix" and "anchored".
         target_G: Losses that "target" measures against.
         bounds: Floors and caps; None for none.
@@ -61,8 +68,15 @@ class Rule:
     clip: Clip = "l2"
     clip_norm: float = 1.0
     shrinkage: float = 0.0
+    reference_norm: int = 1
     mix: float = 0.1
     pull: float = 1.0
+    momentum: float = 0.0
+    decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    alpha: float = 0.99
+    epsilon: float = 1e-8
+    ema: float = 0.1
     bounds: Bounds | None = None
 
     def signal(self, losses: StepLosses, initial_loss_G: np.ndarray) -> np.ndarray:
@@ -81,7 +95,7 @@ class Rule:
             case "relative":
                 return measures.relative(statistics, self.shrinkage)
             case "relative-sample":
-                return measures.sample_measure(*examples)
+                return measures.sample_measure(*examples, p_norm=self.reference_norm)
             case "excess":
                 return measures.excess(statistics)
             case "excess-sample":
@@ -108,5 +122,19 @@ class Rule:
         elif self.update == "anchored":
             follow = partial(updates.anchored, prior_G=self.prior_G, pull=self.pull)
         else:
-            follow = partial(updates.optimizer_step, optimizer=self.update)
-        return follow(state, signal_G, step_size, present_G, bounds=self.bounds)
+            follow = partial(updates.optimizer_step, optimizer=self.update, **self._optimizer_settings())
+        return follow(state, signal_G, step_size, present_G, bounds=self.bounds, ema_decay=self.ema)
+
+    def _optimizer_settings(self) -> dict[str, Any]:
+        """Name the settings as the optimizer has them."""
+        of_all = {"weight_decay": self.decay}
+        match self.update:
+            case "sgd":  # dampening makes the direction a mean: momentum alone sums up to 1 / (1 - momentum) signals
+                return {**of_all, "momentum": self.momentum, "dampening": self.momentum}
+            case "adamw":
+                return {**of_all, "betas": self.betas, "eps": self.epsilon}
+            case "rmsprop":
+                return {**of_all, "alpha": self.alpha, "eps": self.epsilon}
+            case "adagrad":
+                return {**of_all, "eps": self.epsilon}
+        return of_all

@@ -5,7 +5,7 @@ exactly, and the present ones share what they had together; bounds are kept exac
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -206,15 +206,17 @@ def optimizer_step(
     optimizer: str,
     bounds: Bounds | None = None,
     ema_decay: float = 0.1,
-    **settings: float,
+    **settings: Any,
 ) -> WeightState:
     """Make one ascent step of a torch optimizer, or of Adafactor, on the log-weights, then renormalise.
 
-    With "sgd" and no settings this is `eg`. An absent group keeps its weight and its memory.
+    With "sgd" and no settings this is `eg`. An absent group keeps its weight and its memory. Weight decay draws
+    log-weights to 0, so the weights to uniform ones.
 
     Args:
         optimizer: "sgd", "adamw", "rmsprop", "adagrad" or "adafactor".
-        settings: Of the optimizer: weight_decay, eps, momentum, dampening, alpha, betas.
+        settings: Of the optimizer, by torch's names: weight_decay, eps, momentum, dampening, alpha, betas; of
+            "adafactor" weight_decay alone.
 
     Raises:
         ValueError: A signal is not finite.
@@ -236,9 +238,9 @@ def optimizer_step(
 
 
 def raise_log_weights(
-    state: WeightState, signal_G: np.ndarray, step_size: float, optimizer: str, **settings: float
+    state: WeightState, signal_G: np.ndarray, step_size: float, optimizer: str, **settings: Any
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Let an optimizer move the log-weights, without normalising them.
+    """Let an optimizer move the log-weights, without normalising them; the -inf of a weight of 0 stays.
 
     Returns:
         The moved log-weights and the optimizer's memory.
@@ -250,8 +252,9 @@ def raise_log_weights(
     """
     signal_G = _finite(signal_G)
     if optimizer == "adafactor":
-        return _adafactor(state, signal_G, step_size)
-    log_G = torch.from_numpy(state.log_weights_G.copy()).requires_grad_()
+        return _adafactor(state, signal_G, step_size, **settings)
+    gone_G = np.isneginf(state.log_weights_G)
+    log_G = torch.from_numpy(np.where(gone_G, 0.0, state.log_weights_G)).requires_grad_()  # weight decay of -inf is NaN
     log_G.grad = torch.from_numpy(signal_G.astype(np.float64))
     rule = OPTIMIZERS[optimizer]([log_G], lr=step_size, maximize=True, **settings)
     for name, values in state.memory.items():
@@ -264,17 +267,19 @@ def raise_log_weights(
         for name, value in rule.state[log_G].items()
         if isinstance(value, torch.Tensor)
     }
-    return log_G.detach().numpy(), memory
+    return np.where(gone_G, -np.inf, log_G.detach().numpy()), memory
 
 
-def _adafactor(state: WeightState, signal_G: np.ndarray, step_size: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _adafactor(
+    state: WeightState, signal_G: np.ndarray, step_size: float, weight_decay: float = 0.0
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Adafactor for one vector, without scaling by the parameter: transformers' form, which the released code uses."""
     step = state.updates + 1
     decay = 1 - step**-0.8
     square_G = decay * state.memory.get("exp_avg_sq", np.zeros_like(signal_G)) + (1 - decay) * (signal_G**2 + 1e-30)
     move_G = signal_G / np.sqrt(square_G)
     move_G = move_G / max(1.0, float(np.sqrt(np.mean(move_G**2))))
-    return state.log_weights_G + step_size * move_G, {"exp_avg_sq": square_G}
+    return state.log_weights_G * (1 - step_size * weight_decay) + step_size * move_G, {"exp_avg_sq": square_G}
 
 
 def _share(state: WeightState, raised_G: np.ndarray, present_G: np.ndarray | None) -> np.ndarray:

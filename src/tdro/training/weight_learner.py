@@ -23,8 +23,9 @@ def make_rule(config: WeightsConfig, sizes: Mapping[str, int], examples: int) ->
         examples: Queries that the robust run draws; for `max_epochs`.
 
     Raises:
-        ConfigError: Floors and caps leave no weights, or a target is for an unknown dataset.
+        ConfigError: Floors and caps leave no weights, or an option has no effect.
     """
+    _refuse_unread(config)
     names = list(sizes)
     for name in config.targets:
         if name not in sizes:
@@ -47,10 +48,28 @@ def make_rule(config: WeightsConfig, sizes: Mapping[str, int], examples: int) ->
         clip=config.clip,
         clip_norm=config.clip_norm,
         shrinkage=config.shrinkage,
+        reference_norm=config.reference_norm,
         mix=config.mix,
         pull=config.pull,
+        momentum=config.momentum,
+        decay=config.rule_decay,
+        betas=config.rule_betas,
+        alpha=config.rule_alpha,
+        epsilon=config.rule_epsilon,
+        ema=config.ema,
         bounds=bounds if config.floor > 0 or (high_G < 1).any() else None,
     )
+
+
+def _refuse_unread(config: WeightsConfig) -> None:
+    """Refuse momentum and weight decay where the update knows none."""
+    if config.momentum and config.update != "sgd":
+        do = "set weights.update: sgd, or leave it out"
+        raise ConfigError(f"{config.update} has no momentum", where="weights.momentum", saw=config.momentum, do=do)
+    if config.rule_decay and config.update in ("eg", "eg-mix", "anchored"):
+        do = "set weights.update: sgd, which is eg with weight decay, or leave it out"
+        what = f"{config.update} has no weight decay"
+        raise ConfigError(what, where="weights.rule_decay", saw=config.rule_decay, do=do)
 
 
 class WeightLearner:
