@@ -192,3 +192,26 @@ def test_texts_are_embedded_once_and_progress_reaches_the_end(
     assert seen[0] == (0, len(TEXTS)) and seen[-1] == (len(TEXTS), len(TEXTS))
     monkeypatch.setattr(encoders, "encode", lambda *_, **__: pytest.fail("embedded again"))
     assert (vectors(query, tmp_path) == first).all()  # no prompts and the same lengths: the same embeddings
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_separate_encoders_embed_their_own_side(tmp_path: Path, normalize: bool) -> None:
+    bases = [str(make_tiny_model("bert", tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
+    save_encoder(load_encoder(bases[0], query_encoder=bases[1], normalize=normalize), tmp_path / "saved")
+    name = save_with(tmp_path / "saved", prompts={"query": "bees: "})
+    plain = SentenceTransformer(name, device="cpu")
+    query, document = open_encoder(name, device=CPU)
+    assert vectors(query, tmp_path) == pytest.approx(plain.encode_query(TEXTS), abs=1e-5)
+    assert vectors(document, tmp_path) == pytest.approx(plain.encode_document(TEXTS), abs=1e-5)
+    assert [embedder.about["side"] for embedder in (query, document)] == ["queries", "passages"]
+    assert np.allclose(np.linalg.norm(vectors(document, tmp_path), axis=1), 1, atol=1e-5) == normalize
+
+
+def test_separate_encoders_that_end_with_a_normalisation_keep_it_for_the_dot_product(tmp_path: Path) -> None:
+    base = str(make_tiny_model("bert", tmp_path / "base"))
+    save_encoder(load_encoder(base, query_encoder="copy"), tmp_path / "saved")
+    name = save_with(tmp_path / "saved", similarity_fn_name="dot")
+    _, document = open_encoder(name, device=CPU)
+    assert vectors(document, tmp_path) == pytest.approx(
+        SentenceTransformer(name, device="cpu").encode_document(TEXTS), abs=1e-5
+    )

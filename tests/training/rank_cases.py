@@ -20,6 +20,7 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
     "held-out": {"weights": {"held_out_share": 0.4, "held_out_every": 2, "reference_similarities": "live"}},
     "mined": {"mining": {"when": "always", "ranks": (0, 8), "negatives": 4}},
     "float32": {"model": {"precision": "float32"}},
+    "sides": {"model": {"query_encoder": "copy", "projection": 6}},
     "watched": {"evaluation": {"watch": {"eyes": "eval/words"}, "watch_every": 2}},
 }
 """Case -> changes of the tiny study, whose model has dropout and whose batches do not divide evenly."""
@@ -32,6 +33,7 @@ SHARDED: dict[str, dict[str, dict[str, object]]] = {
         "weights": {"held_out_share": 0.4, "held_out_every": 2},
         "evaluation": {"watch": {"eyes": "eval/words"}, "watch_every": 2, "tasks": {}, "keep": "best"},
     },
+    "bert-layers": {"model": {"pooling": "first-last", "projection": 6}},
     "bert-idle": {"model": {"micro_batch_tokens": 100000}},  # one micro-batch for two ranks
     "qwen2": {},
     "qwen2-lora": {"model": {"lora_rank": 4}},

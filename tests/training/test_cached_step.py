@@ -8,6 +8,7 @@ from tdro.core.losses import in_batch_loss
 from tdro.data.collate import tokenize
 from tdro.devices import pick_device
 from tdro.models.encoder import embed, load_encoder
+from tdro.models.sides import sides_of
 from tdro.training.cached_step import cached_backward
 
 CPU = pick_device("float32")
@@ -37,6 +38,30 @@ def test_gradients_equal_the_plain_step(tmp_path, family, temperature):
         )
         assert cached.keys() == plain.keys()
         # Some gradients are zero but for rounding (the bias of attention keys), so errors are measured on all together.
+        difference = torch.cat([(cached[name] - plain[name]).flatten() for name in plain])
+        assert difference.norm() <= 1e-5 * torch.cat([g.flatten() for g in plain.values()]).norm()
+
+
+@pytest.mark.parametrize("family", ["bert", "static"])
+def test_gradients_of_separate_encoders_equal_the_plain_step(tmp_path, family):
+    bases = [str(make_tiny_model(family, tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
+    model = load_encoder(bases[0], query_encoder=bases[1], projection=6).eval()
+    queries, passages = sides_of(model)
+    tokens = tokenize(model.tokenizer, TEXTS, 32)
+
+    def loss_of(embedding_nD: torch.Tensor) -> torch.Tensor:
+        return in_batch_loss(embedding_nD[:8], embedding_nD[8:], torch.arange(8) * 2, 0.05).mean()
+
+    plain = gradients(
+        model, lambda: loss_of(torch.cat([embed(queries, tokens[:8]), embed(passages, tokens[8:])])).backward()
+    )
+    assert {name.split(".")[2] for name in plain} == {"query", "document"}
+    for budget, graphs in ((40, 0), (40, 80), (10_000, 0)):
+        cached = gradients(
+            model,
+            lambda b=budget, g=graphs: cached_backward(model, tokens, lambda e: [loss_of(e)], CPU, b, 0, g, queries=8),
+        )
+        assert cached.keys() == plain.keys()
         difference = torch.cat([(cached[name] - plain[name]).flatten() for name in plain])
         assert difference.norm() <= 1e-5 * torch.cat([g.flatten() for g in plain.values()]).norm()
 

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 
 from tdro.errors import ConfigError
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*model_args.yaml"]
 HUB_IGNORED = ["onnx/*", "openvino/*", "original/*", "consolidated*"]
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Router, StaticEmbedding, Transformer
 
-from tdro.errors import DataError
+from tdro.errors import ConfigError, DataError
 from tdro.models.frame import frame
 
 
@@ -18,13 +18,17 @@ def features_of(model: SentenceTransformer, token_lists: Sequence[Sequence[int]]
     end (flash attention's functions for variable lengths) gets them so. All others get padded tokens with a mask.
 
     Args:
-        model: What `load_encoder` returns.
+        model: What `load_encoder` returns; of separate encoders one side (`tdro.models.sides.side_of`).
         token_lists: n >= 1 token lists.
 
     Raises:
+        ConfigError: The model has separate encoders, and it is not said which of them is meant.
         DataError: A text has no tokens, or lacks the end-of-text token of a model with last-token pooling.
     """
     first = model[0]
+    if isinstance(first, Router):
+        do = "take side_of(model, 'queries') or side_of(model, 'passages') of tdro.models.sides"
+        raise ConfigError("the model has separate encoders for queries and passages", do=do)
     if isinstance(first, StaticEmbedding):
         features = _with_offsets(token_lists)
     else:

@@ -22,7 +22,9 @@ from transformers.pytorch_utils import Conv1D
 
 from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import atomic_folder
-from tdro.models.network import network_of
+from tdro.models.network import network_of, networks_of
+from tdro.models.sides import UNTIED, sides_of
+from tdro.models.top import projection_of
 
 ADAPTER = "tdro"
 """Name of the adapter inside the network; not part of what is saved."""
@@ -45,19 +47,24 @@ class Lora:
     targets: tuple[str, ...] = ()
 
 
-def require_peft() -> None:
+def require_peft(option: str = "model.lora_rank") -> None:
     """Say what to install where peft is missing.
+
+    Args:
+        option: What asks for it, for the error.
 
     Raises:
         EnvironmentProblem: There is no peft.
     """
     if find_spec("peft") is None:
-        do = "pip install 'tdro[lora]', or set model.lora_rank: 0"
-        raise EnvironmentProblem("LoRA needs the package peft", where="model.lora_rank", do=do)
+        do = "pip install 'tdro[lora]'" + (", or set model.lora_rank: 0" if option == "model.lora_rank" else "")
+        raise EnvironmentProblem("LoRA needs the package peft", where=option, do=do)
 
 
-def add_lora(model: SentenceTransformer, lora: Lora, seed: int, *, half: bool = False) -> None:
-    """Put adapters into a model and freeze everything else.
+def add_lora(
+    model: SentenceTransformer, lora: Lora, seed: int, *, half: bool = False, projection: bool = False
+) -> None:
+    """Put adapters into a model, into both encoders if they are separate, and freeze everything else.
 
     Args:
         model: What `load_encoder` returns; changed in place.
@@ -65,7 +72,8 @@ def add_lora(model: SentenceTransformer, lora: Lora, seed: int, *, half: bool = 
         seed: Decides the initial adapters, whatever other random numbers were drawn before.
         half: Hold frozen matrices in bfloat16 where that loses nothing, which halves the memory of a model that was
             published in bfloat16. For passes under bfloat16 autocast, which rounds the matrices anyway: the results
-            are the same to the last bit. Saving brings the full precision back.
+                are the same to the last bit. Saving brings the full precision back.
+        projection: Train the linear layer on top too, all of it: it may begin with random values.
 
     Raises:
         ConfigError: The model has no such layers, or an adapter already.
@@ -74,32 +82,38 @@ def add_lora(model: SentenceTransformer, lora: Lora, seed: int, *, half: bool = 
     require_peft()
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
-    network = network_of(model, "model.lora_rank")
-    if hasattr(network, "peft_config"):
-        do = "merge it into its base (peft: merge_and_unload), save that and use it as model.base"
-        raise ConfigError("the base is an adapter already", where="model.base", saw=network.name_or_path, do=do)
-    targets, others = _targets(network, lora.targets)
+    networks = networks_of(model, "model.lora_rank")
+    for network in networks:
+        if hasattr(network, "peft_config"):
+            do = "merge it into its base (peft: merge_and_unload), save that and use it as model.base"
+            raise ConfigError("the base is an adapter already", where="model.base", saw=network.name_or_path, do=do)
     alpha: Any = int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha  # peft types it as int
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        exclude_modules=others or None,
-        task_type=TaskType.FEATURE_EXTRACTION,
-    )
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        inject_adapter_in_model(config, network, ADAPTER)
+        for network in networks:
+            targets, others = _targets(network, lora.targets)
+            config = LoraConfig(
+                r=lora.rank,
+                lora_alpha=alpha,
+                lora_dropout=lora.dropout,
+                target_modules=targets,
+                exclude_modules=others or None,
+                task_type=TaskType.FEATURE_EXTRACTION,
+            )
+            inject_adapter_in_model(config, network, ADAPTER)
     model.train(model.training)
     if half:
-        _halve_frozen(network)
+        for network in networks:
+            _halve_frozen(network)
+    for side in sides_of(model) if projection else ():
+        if (top := projection_of(side)) is not None:
+            top.requires_grad_(True)
 
 
 def has_lora(model: SentenceTransformer) -> bool:
     """Tell whether `add_lora` has put adapters into a model."""
-    return ADAPTER in getattr(getattr(model[0], "model", None), "peft_config", {})
+    return any(ADAPTER in getattr(getattr(side[0], "model", None), "peft_config", {}) for side in sides_of(model))
 
 
 @contextmanager
@@ -111,40 +125,56 @@ def merged(model: SentenceTransformer) -> Iterator[None]:
     if not has_lora(model):
         yield
         return
-    trained = network_of(model, "model.lora_rank")
-    model[0].model = _merge(trained)
+    trained: dict[Any, PreTrainedModel] = {s[0]: network_of(s, "model.lora_rank") for s in sides_of(model)}
+    for transformer, network in trained.items():
+        transformer.model = _merge(network)
     try:
         yield
     finally:
-        model[0].model = trained
+        for transformer, network in trained.items():
+            transformer.model = network
 
 
-def save_adapter(model: SentenceTransformer, folder: Path, base: str) -> None:
+def save_adapter(model: SentenceTransformer, folder: Path, base: str, query_base: str = "") -> None:
     """Save the adapter by itself, in the format of peft: `PeftModel.from_pretrained(plain_base, folder)` reads it.
+
+    The adapters of separate encoders go to the folders query_model and passage_model in it.
 
     Args:
         model: A model with adapters.
         folder: Where the files go; an older save is replaced.
         base: Name of the base encoder, kept in the adapter's settings.
+        query_base: Name of the base of the queries' encoder, where it is another.
 
     Raises:
         EnvironmentProblem: The disk refuses the files.
     """
+    networks = [network_of(side, "model.lora_rank") for side in sides_of(model)]
+    names = [query_base or base, base]
+    try:
+        with atomic_folder(folder) as fresh:
+            if len(networks) == 1:
+                _write_adapter(networks[0], fresh, base)
+                return
+            for network, name, inside in zip(networks, names, UNTIED, strict=True):
+                _write_adapter(network, fresh / inside, name)
+    except (OSError, SafetensorError) as error:
+        do = "free some disk space or choose a folder you may write to"
+        raise EnvironmentProblem("the adapter could not be saved", where=folder, saw=str(error), do=do) from error
+
+
+def _write_adapter(network: PreTrainedModel, folder: Path, base: str) -> None:
+    """Write the adapter of one network."""
     from peft import get_peft_model_state_dict
 
-    network = network_of(model, "model.lora_rank")
     config: Any = copy.copy(network.peft_config[ADAPTER])
     found = get_peft_model_state_dict(network, adapter_name=ADAPTER, save_embedding_layers=False)
     tensors = {f"base_model.model.{name}": tensor.detach().contiguous().cpu() for name, tensor in found.items()}
     config.base_model_name_or_path, config.inference_mode = base, True
     config.target_modules = sorted(config.target_modules)  # a set, whose order changes from process to process
-    try:
-        with atomic_folder(folder) as fresh:
-            config.save_pretrained(str(fresh))
-            save_file(tensors, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:
-        do = "free some disk space or choose a folder you may write to"
-        raise EnvironmentProblem("the adapter could not be saved", where=folder, saw=str(error), do=do) from error
+    folder.mkdir(exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _targets(network: PreTrainedModel, wanted: tuple[str, ...]) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import PreTrainedModel
 
 from tdro.errors import ConfigError, EnvironmentProblem
+from tdro.models.sides import sides_of
 
 FLASH_PACKAGES = {
     "flash_attention_2": ("flash_attn", "kernels"),
@@ -25,7 +27,7 @@ def network_of(model: SentenceTransformer, option: str) -> PreTrainedModel:
     """Return the transformer inside an encoder.
 
     Args:
-        model: What `load_encoder` returns.
+        model: What `load_encoder` returns; of separate encoders one side.
         option: What asks for it, for the error.
 
     Raises:
@@ -35,6 +37,16 @@ def network_of(model: SentenceTransformer, option: str) -> PreTrainedModel:
         saw = f"the model starts with {type(model[0]).__name__}"
         raise ConfigError(f"{option} needs a transformer", where=option, saw=saw, do=f"leave {option} out")
     return model[0].model
+
+
+def networks_of(model: SentenceTransformer, option: str) -> list[PreTrainedModel]:
+    """Return the transformer inside an encoder, or those of separate encoders for queries and passages.
+
+    Raises:
+        ConfigError: As `network_of`.
+    """
+    found = [network_of(side, option) for side in sides_of(model)]
+    return list({id(network): network for network in found}.values())
 
 
 def check_attention(attention: str, device: str, half: bool = True) -> None:
@@ -72,13 +84,13 @@ def checkpoint_gradients(model: SentenceTransformer) -> None:
         ConfigError: The architecture does not support it.
     """
     option = "model.gradient_checkpointing"
-    network = network_of(model, option)
-    enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
-    try:
-        enable({"use_reentrant": False})
-    except ValueError as error:
-        do = f"leave {option} out"
-        raise ConfigError("this architecture cannot do it", where=option, saw=str(error), do=do) from error
+    for network in networks_of(model, option):
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        try:
+            enable({"use_reentrant": False})
+        except ValueError as error:
+            do = f"leave {option} out"
+            raise ConfigError("this architecture cannot do it", where=option, saw=str(error), do=do) from error
 
 
 def compile_network(model: SentenceTransformer, backend: str = "inductor") -> None:
@@ -96,7 +108,7 @@ def compile_network(model: SentenceTransformer, backend: str = "inductor") -> No
         ConfigError: The encoder has no transformer.
         EnvironmentProblem: There is no C compiler, without which torch.compile fails later and less clearly.
     """
-    network = network_of(model, "model.compile")
+    networks = networks_of(model, "model.compile")
     if not (os.environ.get("CXX") or os.environ.get("CC") or any(shutil.which(name) for name in COMPILERS)):
         raise EnvironmentProblem(
             "model.compile needs a C compiler", do="install gcc or g++, or set model.compile: false"
@@ -104,6 +116,7 @@ def compile_network(model: SentenceTransformer, backend: str = "inductor") -> No
     options: dict[str, Any] = {"options": {"fallback_random": True}} if backend == "inductor" else {}
     # Gradients on and off, training and not, one text and several: a part has more than the 8 forms allowed by default.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    for blocks in (module for module in network.modules() if isinstance(module, torch.nn.ModuleList)):
+    modules = chain.from_iterable(network.modules() for network in networks)
+    for blocks in (module for module in modules if isinstance(module, torch.nn.ModuleList)):
         for part in (child for block in blocks for child in block.children()):
             part.compile(dynamic=True, backend=backend, **options)

@@ -1,5 +1,6 @@
-"""Loading without transformers' bars and reports; missing weights are an error of our own instead."""
+"""Loading without the libraries' bars and reports; missing weights are an error of our own instead."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,14 +9,18 @@ import transformers
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and loading reports; missing weights are reported as an error instead."""
+    """Silence progress bars, loading reports and advice; missing weights are reported as an error instead."""
+    other = logging.getLogger("sentence_transformers")
+    level = other.level
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()
+    other.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        other.setLevel(level)
         log.set_verbosity(verbosity)
         if bars:
             log.enable_progress_bar()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -13,23 +14,28 @@ from tdro.data.reading import content_hash
 from tdro.devices import ALONE, Device, Ranks
 from tdro.errors import ConfigError
 from tdro.files import cache_folder
+from tdro.models.adapters import bases_of
 from tdro.models.bases import find_encoder
 from tdro.models.encoder import load_encoder, longest_input
+from tdro.models.released import read_arguments
+from tdro.models.sides import Kind, side_of, sides_of
 from tdro.retrieval.encode import encode
 from tdro.retrieval.shards import Embedder, Gauge, Precision, Progress
 
 LONGEST = 512
 """Tokens of a text where neither the user nor the model asks for fewer."""
 
-_PROMPTS = {"queries": ("query",), "documents": ("document", "passage", "corpus")}
+_PROMPTS: dict[Kind, tuple[str, ...]] = {"queries": ("query",), "passages": ("document", "passage", "corpus")}
 """Names under which models save what stands before a text, the first that is not empty counts."""
 
 
 def encoder_fingerprint(base: str) -> str:
-    """Identify an encoder by the content of its files."""
+    """Identify an encoder by the content of its files; of an adapter also by that of its base's."""
     folder = find_encoder(base)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return fingerprint([[str(p.relative_to(folder)), content_hash(p, cache_folder() / "datasets")] for p in files])
+    own = [[str(p.relative_to(folder)), content_hash(p, cache_folder() / "datasets")] for p in files]
+    bases = [encoder_fingerprint(str(named)) for named in bases_of(folder)]
+    return fingerprint(own, bases) if bases else fingerprint(own)
 
 
 def open_encoder(
@@ -77,17 +83,18 @@ def open_encoder(
     model = load_encoder(name, normalize=normalize, device=device.name, dtype=device.dtype)
     identity = encoder_fingerprint(name)
 
-    def embedder(kind: str, instruction: str, max_length: int) -> Embedder:
+    def embedder(kind: Kind, instruction: str, max_length: int) -> Embedder:
         """Join the model with the settings of queries or of documents."""
+        side = side_of(model, kind)
         prompt = "" if instruction else next(filter(None, map(model.prompts.get, _PROMPTS[kind])), "")
-        _refuse_unpooled_prompt(model, prompt or instruction, name)
+        _refuse_unpooled_prompt(side, prompt or instruction, name)
         gauge = Gauge(progress) if progress is not None else None
 
         def encode_texts(texts: Sequence[str]) -> np.ndarray:
             written = [prompt + with_instruction(text, instruction, instruction_template) for text in texts]
             passes = gauge.passes if gauge is not None else None
             with device.precision():
-                vectors_nD = encode(model, written, max_length=max_length, max_tokens=max_tokens, progress=passes)
+                vectors_nD = encode(side, written, max_length=max_length, max_tokens=max_tokens, progress=passes)
             return _unit_length(vectors_nD) if normalize and model.truncate_dim is not None else vectors_nD
 
         about = {
@@ -100,13 +107,14 @@ def open_encoder(
             "dtype": str(device.dtype),
             "autocast": device.autocast,
             **({"prompt": prompt} if prompt else {}),
+            **({"side": kind} if len(sides_of(model)) > 1 else {}),
         }
         shards = gauge.shards if gauge is not None else None
         return Embedder(encode_texts, about, cache_folder() / "embeddings", precision, progress=shards, ranks=ranks)
 
     return (
         embedder("queries", query_instruction, _length(model, query_max_length, name, "query_max_length")),
-        embedder("documents", "", _length(model, passage_max_length, name, "passage_max_length")),
+        embedder("passages", "", _length(model, passage_max_length, name, "passage_max_length")),
     )
 
 
@@ -117,9 +125,11 @@ def _compares_by_cosine(name: str) -> bool:
     """
     folder = find_encoder(name)
     settings, modules = folder / "config_sentence_transformers.json", folder / "modules.json"
+    if not modules.is_file():
+        return read_arguments(folder).unit_length
     try:
         saved = json.loads(settings.read_bytes()).get("similarity_fn_name") if settings.is_file() else None
-        normalizes = modules.is_file() and json.loads(modules.read_bytes())[-1]["type"].endswith("Normalize")
+        normalizes = _last_module(folder).endswith("Normalize")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         do = "save the model again with sentence-transformers"
         raise ConfigError(f"{name} cannot be read", where=folder, saw=repr(error), do=do) from None
@@ -127,6 +137,15 @@ def _compares_by_cosine(name: str) -> bool:
         do = 'use a model with similarity "cosine" or "dot"'
         raise ConfigError(f"{name} is not searched by inner product", where=settings, saw=saved, do=do)
     return saved != "dot" or normalizes
+
+
+def _last_module(folder: Path) -> str:
+    """Return the class of the module that a saved model ends with; of separate encoders, that of the first."""
+    last = json.loads((folder / "modules.json").read_bytes())[-1]
+    if not last["type"].endswith(".Router"):
+        return str(last["type"])
+    routes = json.loads((folder / last["path"] / "router_config.json").read_bytes())
+    return str(routes["types"][next(iter(routes["structure"].values()))[-1]])
 
 
 def _refuse_unpooled_prompt(model: SentenceTransformer, prompt: str, name: str) -> None:
@@ -140,7 +159,7 @@ def _length(model: SentenceTransformer, given: int | None, name: str, option: st
     """Return how many tokens a text may have."""
     limit = longest_input(model)
     if given is None:
-        return int(min(LONGEST, limit or LONGEST, model.max_seq_length or LONGEST))
+        return int(min(LONGEST, limit or LONGEST, *(side.max_seq_length or LONGEST for side in sides_of(model))))
     if given > (limit or given):
         do = f"use at most {limit}"
         raise ConfigError("texts may be longer than the model's positions", where=f"{name}: {option}", saw=given, do=do)

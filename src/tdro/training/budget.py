@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from tdro.devices import Device, free_memory, total_memory
 from tdro.files import read_json, write_json
 from tdro.models.encoder import embed
+from tdro.models.sides import side_of
 
 SMALLEST, LARGEST = 512, 1 << 18
 RISE = 1.05
@@ -73,7 +74,7 @@ def find_budget(
     with torch.random.fork_rng():
         while tokens <= LARGEST:
             try:
-                seconds, peak = _try(model, device, tokens, length, clock)
+                seconds, peak = _try(side_of(model, "passages"), device, tokens, length, clock)
             except torch.OutOfMemoryError:
                 break
             if device.name != "cpu" and peak + moments > SHARE * total_memory():

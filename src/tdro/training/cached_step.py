@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tdro.devices import ALONE, Device, Ranks
 from tdro.models.encoder import embed
-from tdro.models.packing import pack
+from tdro.models.sides import pack_sides
 from tdro.sharding import is_sharded
 
 
@@ -22,6 +22,7 @@ def cached_backward(
     step_seed: int,
     graph_tokens: int = 0,
     ranks: Ranks = ALONE,
+    queries: int = 0,
 ) -> Tensor:
     """Accumulate the gradient of a loss over all embeddings, a few micro-batches in memory at a time.
 
@@ -45,6 +46,7 @@ def cached_backward(
         step_seed: Seeds the micro-batches.
         graph_tokens: Tokens, padding included, whose graphs may be in memory at once.
         ranks: Who shares the work. The gradients are those of this rank's micro-batches; summed, if sharded.
+        queries: How many token lists, the first ones, are queries; separate encoders need to know, others do not care.
 
     Returns:
         The loss of the whole batch, without graph.
@@ -52,9 +54,9 @@ def cached_backward(
     Source: Gao et al., Scaling deep contrastive learning batch size under memory limited setup (2021).
     """
     length_n = np.array([len(tokens) for tokens in token_lists])
-    groups = pack(length_n, max_tokens)
-    passes = [*groups, np.array([length_n.argmin()])]  # the last one for ranks that only keep the others company
-    cost = [len(texts) * int(length_n[texts].max()) for texts in passes]
+    groups = pack_sides(model, length_n, queries, max_tokens)
+    passes = [*groups, (model, np.array([length_n.argmin()]))]  # the last for ranks that only keep the others company
+    cost = [len(texts) * int(length_n[texts].max()) for _, texts in passes]
     dealt = [list(range(rank, len(groups), ranks.count)) for rank in range(ranks.count)]
     mine, turns = dealt[ranks.number], dealt[ranks.number]
     first_kept = _first_kept([cost[turn] for turn in turns], graph_tokens)
@@ -65,15 +67,16 @@ def cached_backward(
 
     def represent(turn: int) -> Tensor:
         torch.manual_seed(step_seed + turn)
+        encoder, texts = passes[turn]
         with device.precision():
-            return embed(model, [token_lists[i] for i in passes[turn]])
+            return embed(encoder, [token_lists[i] for i in texts])
 
     with torch.no_grad():
         parts = [represent(turn) for turn in turns[:first_kept]]
     kept = {turn: represent(turn) for turn in turns[first_kept:]}
     parts += [part.detach() for part in kept.values()]
     own_mD = torch.cat(parts[: len(mine)]) if mine else _no_embeddings(model, device)
-    order_n = torch.from_numpy(np.argsort(np.concatenate([groups[g] for rank in dealt for g in rank])))
+    order_n = torch.from_numpy(np.argsort(np.concatenate([groups[g][1] for rank in dealt for g in rank])))
     embedding_nD = torch.cat(ranks.gather(own_mD))[order_n.to(own_mD.device)].requires_grad_()
     del parts, own_mD
     total = embedding_nD.new_zeros((), dtype=torch.float64)
@@ -84,7 +87,7 @@ def cached_backward(
     assert gradient_nD is not None
     for turn in reversed(turns):  # what is in memory goes first
         part_mD = kept.pop(turn) if turn in kept else represent(turn)
-        of_part_mD = gradient_nD[torch.from_numpy(passes[turn])]
+        of_part_mD = gradient_nD[torch.from_numpy(passes[turn][1])]
         part_mD.backward(of_part_mD if turn < len(groups) else torch.zeros_like(of_part_mD))
         del part_mD
     return total

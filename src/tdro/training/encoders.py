@@ -11,6 +11,7 @@ from tdro.data.store import Rows
 from tdro.data.token_cache import Tokens
 from tdro.data.unique import Kind
 from tdro.files import cache_folder
+from tdro.models.sides import side_of, sides_of
 from tdro.retrieval.encode import encode
 from tdro.retrieval.rankers import DenseRanker
 from tdro.retrieval.search import Encode
@@ -56,16 +57,16 @@ class Encoders:
             gauge = Gauge(lambda done, of: run.journal.progress("encode", done, of, dataset=f"{name} {kind}"))
             encode_texts = self._pair(tokens, gauge.passes)[kind == "passages"]
             settings = text_settings(run.study, instruction_of(options, kind), kind)
-            about = {"encoder": identity, **settings, **self._computed}
+            about = {"encoder": identity, **settings, **self._computed(kind)}
             folder, ranks = cache_folder() / "embeddings", run.ranks
             return Embedder(encode_texts, about, folder, progress=gauge.shards, ranks=ranks)
 
         return embedder("queries"), embedder("passages")
 
-    @property
-    def _computed(self) -> dict[str, object]:
-        """In which precision embeddings are computed."""
-        return {"dtype": str(self._run.device.dtype), "autocast": self._run.device.autocast}
+    def _computed(self, kind: Kind) -> dict[str, object]:
+        """In which precision embeddings are computed; and by which encoder, where there are two."""
+        side = {"side": kind} if len(sides_of(self._model)) > 1 else {}
+        return {"dtype": str(self._run.device.dtype), "autocast": self._run.device.autocast, **side}
 
     def of_task(self, name: str, options: TaskConfig, identity: str, progress: Progress) -> DenseRanker:
         """Return the model as the ranker of a task's documents, each of which it embeds once on this machine.
@@ -81,7 +82,8 @@ class Encoders:
             gauge = Gauge(progress)
             instruction = options.instruction if kind == "queries" else ""
             encode_texts = self._pair(lambda texts, _: self._written(texts, instruction), gauge.passes)
-            about = {"encoder": identity, **text_settings(self._run.study, instruction, kind), **self._computed}
+            settings = text_settings(self._run.study, instruction, kind)
+            about = {"encoder": identity, **settings, **self._computed(kind)}
             folder, ranks = cache_folder() / "embeddings", self._run.ranks
             return Embedder(encode_texts[kind == "passages"], about, folder, progress=gauge.shards, ranks=ranks)
 
@@ -94,12 +96,12 @@ class Encoders:
         data, run = self._run.study.data, self._run
 
         def encoder(kind: Kind, max_length: int) -> Encode:
+            side = side_of(self._model, kind)
+
             def encode_texts(texts: Sequence[str]) -> np.ndarray:
                 found = tokens(texts, kind)
                 with run.device.precision():
-                    return encode(
-                        self._model, found, max_length=max_length, max_tokens=run.max_tokens, progress=progress
-                    )
+                    return encode(side, found, max_length=max_length, max_tokens=run.max_tokens, progress=progress)
 
             return encode_texts
 

@@ -11,6 +11,7 @@ from tdro.core.losses import own_similarities
 from tdro.devices import ALONE, Device, Ranks
 from tdro.models.encoder import embed
 from tdro.models.packing import pack
+from tdro.models.sides import pack_sides
 from tdro.sharding import is_sharded
 from tdro.training.texts import StepTexts
 
@@ -44,7 +45,7 @@ def deal(
     together = is_sharded(model)
     for start in range(0, len(micro), ranks.count):
         neighbours = micro[start : start + ranks.count]
-        passes = max(len(_packed(_texts_of(texts, q), max_tokens)) for q in neighbours) if together else 0
+        passes = max(len(_passes(model, texts, q, max_tokens)[1]) for q in neighbours) if together else 0
         query_m = neighbours[ranks.number] if ranks.number < len(neighbours) else torch.empty(0, dtype=torch.long)
         if len(query_m) or passes:
             yield start + ranks.number, query_m, passes
@@ -57,13 +58,12 @@ def similarities(
 
     Makes at least `passes` forward passes; what is too many embeds one text for nothing and gets no gradient.
     """
-    tokens = _texts_of(texts, query_m)
-    groups = _packed(tokens, max_tokens)
+    tokens, groups = _passes(model, texts, query_m, max_tokens)
     shortest = min(texts.queries_B, key=len)
     with device.precision():
-        parts = [embed(model, [tokens[i] for i in group]) for group in groups]
+        parts = [embed(encoder, [tokens[i] for i in group]) for encoder, group in groups]
         parts += [embed(model, [shortest]) for _ in range(passes - len(groups))]
-    order_n = torch.from_numpy(np.argsort(np.concatenate([np.empty(0, np.int64), *groups])))
+    order_n = torch.from_numpy(np.argsort(np.concatenate([np.empty(0, np.int64), *(group for _, group in groups)])))
     embedding_nD = torch.cat(parts)[order_n.to(parts[0].device)]
     if len(query_m) == 0:
         return embedding_nD[:, :1]
@@ -99,13 +99,15 @@ def similarities_of_all(
     return found_BN
 
 
-def _texts_of(texts: StepTexts, query_m: Tensor) -> list[list[int]]:
-    """Token lists of some queries, then those of their passages."""
+def _passes(
+    model: SentenceTransformer, texts: StepTexts, query_m: Tensor, max_tokens: int
+) -> tuple[list[list[int]], list[tuple[SentenceTransformer, np.ndarray]]]:
+    """Return the token lists of some queries, then those of their passages; and which share a pass, with its encoder.
+
+    The passes hold texts of similar length, a quarter of the micro-batch's tokens each.
+    """
     start_B = texts.positive_B.tolist()
     own = [p for q in query_m.tolist() for p in range(start_B[q], start_B[q] + int(texts.count_B[q]))]
-    return [texts.queries_B[q] for q in query_m] + [texts.passages_P[p] for p in own]
-
-
-def _packed(tokens: list[list[int]], max_tokens: int) -> list[np.ndarray]:
-    """Cut the texts of a micro-batch into passes of similar length, a quarter of its tokens each."""
-    return pack(np.array([len(t) for t in tokens], np.int64), max(max_tokens // 4, 1))
+    tokens = [texts.queries_B[q] for q in query_m] + [texts.passages_P[p] for p in own]
+    length_n = np.array([len(t) for t in tokens], np.int64)
+    return tokens, pack_sides(model, length_n, len(query_m), max(max_tokens // 4, 1))

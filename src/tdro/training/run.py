@@ -28,6 +28,7 @@ from tdro.locks import hold
 from tdro.models.encoder import load_encoder, longest_input
 from tdro.models.lora import Lora, add_lora, require_peft
 from tdro.models.network import check_attention, checkpoint_gradients, compile_network, network_of
+from tdro.models.sides import refuse_sharded_sides, sides_of
 from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.sharding import refuse_other_sharding, shard
 from tdro.study_file import save_study
@@ -48,7 +49,7 @@ class Run:
         ranks: Who shares the work; rank 0 alone writes to the run folder.
 
     Raises:
-        ConfigError: The machine lacks what model.attention needs.
+        ConfigError: The machine lacks what model.attention needs, or separate encoders are to be sharded.
         EnvironmentProblem: The run folder cannot be written, or LoRA lacks its package.
     """
 
@@ -65,6 +66,7 @@ class Run:
         self._study_text = study_text
         check_attention(study.model.attention, self.device.name, self.device.autocast)
         refuse_other_sharding(study.model.sharding)
+        refuse_sharded_sides(study.model.sharding == "full" and bool(study.model.query_encoder))
         if study.model.deterministic:
             be_deterministic()
         if study.model.lora_rank:
@@ -94,8 +96,12 @@ class Run:
 
     @cached_property
     def base_fingerprint(self) -> str:
-        """Identifies the base encoder by its files."""
-        return encoder_fingerprint(self.study.fill_root(self.study.model.base))
+        """Identifies the base encoder by its files, and that of the queries where it is another."""
+        options = self.study.model
+        base = encoder_fingerprint(self.study.fill_root(options.base))
+        if options.query_encoder in ("", "copy"):
+            return base
+        return fingerprint(base, encoder_fingerprint(self.study.fill_root(options.query_encoder)))
 
     @property
     def max_tokens(self) -> int:
@@ -142,37 +148,60 @@ class Run:
         """Load the base encoder in training mode, in pieces if the study wants it sharded and there are several ranks.
 
         Args:
-            seed: Of the adapters; that of the study where it is not given.
+            seed: Of adapters and projection; that of the study where it is not given.
 
         Raises:
-            ConfigError: It is to be sharded and has no blocks.
+            ConfigError: It is to be sharded, and has no blocks or separate encoders.
         """
         if self.study.model.sharding == "none" or self.ranks.count == 1:
             return self.load_base(seed).train()
         model = self.load_base(seed, "cpu").train()
+        refuse_sharded_sides(len(sides_of(model)) > 1)
         shard(model, network_of(model, "model.sharding"), self.device, self.ranks)
         return model
 
     def load_base(self, seed: int | None = None, device: str = "") -> SentenceTransformer:
-        """Load a fresh copy of the base encoder, ready to train: with the adapters and savings that the study asks for.
+        """Load a fresh copy of the base encoder, ready to train.
+
+        It has what the study asks for beside the base: projection, encoder of the queries, adapters, savings.
 
         Args:
-            seed: Of the adapters; that of the study where it is not given.
+            seed: Of adapters and projection; that of the study where it is not given.
             device: Where it goes; the run's device where it is not given.
         """
         options = self.study.model
-        model = self.load(self.study.fill_root(options.base), device)
+        seed = self.study.seed if seed is None else seed
+        queries = self.study.fill_root(options.query_encoder)
+        model = self.load(
+            self.study.fill_root(options.base), device, projection=options.projection, query_encoder=queries, seed=seed
+        )
         lora = Lora(options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets)
         if lora.rank:
-            add_lora(model, lora, self.study.seed if seed is None else seed, half=self.device.autocast)
+            projected = options.projection is not None
+            add_lora(model, lora, seed, half=self.device.autocast, projection=projected)
         if options.gradient_checkpointing:
             checkpoint_gradients(model)
         if options.compile:
             compile_network(model)
         return model
 
-    def load(self, name: str, device: str = "") -> SentenceTransformer:
+    def load(
+        self,
+        name: str,
+        device: str = "",
+        *,
+        projection: int | None = None,
+        query_encoder: str = "",
+        seed: int = 0,
+    ) -> SentenceTransformer:
         """Load an encoder with the study's pooling, on the run's device if no other is given.
+
+        Args:
+            name: A folder, package or hub name.
+            device: Where it goes.
+            projection: Dimensions of a linear layer that it gets; a trained model has its own.
+            query_encoder: Encoder of the queries that it gets; a trained model has its own.
+            seed: Of that layer.
 
         Raises:
             ConfigError: It is not found, is no model, or has fewer positions than the study's texts have tokens.
@@ -181,7 +210,10 @@ class Run:
         model = load_encoder(
             name,
             pooling=options.pooling,
+            projection=projection,
             normalize=options.normalize,
+            query_encoder=query_encoder,
+            seed=seed,
             device=device or self.device.name,
             dtype=self.device.dtype,
             attention=options.attention,
