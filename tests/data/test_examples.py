@@ -1,6 +1,6 @@
 """Which texts a row shows."""
 
-from tdro.data.examples import choose, whole, with_instruction
+from tdro.data.examples import choose, draw_wording, whole, with_instruction
 
 
 def test_first_passage_is_a_positive_and_the_others_are_different_negatives():
@@ -43,6 +43,24 @@ def test_every_positive_and_negative_comes_up_about_equally_often():
             counts[place] += 1
     assert all(900 < count < 1100 for count in counts[:2])
     assert all(430 < count < 570 for count in counts[2:])
+
+
+def test_first_passages_are_the_rows_first_ones_and_the_other_side_is_drawn_as_ever():
+    for visit in range(20):
+        places, others = choose(3, 10, 5, 0, "nq", 0, visit, first_positive=True)
+        assert places[0] == 0 and others == [1, 2] and len(set(places[1:])) == 4
+        assert choose(3, 10, 5, 0, "nq", 0, visit, first_negatives=True)[0][1:] == [3, 4, 5, 6]
+    assert len({choose(3, 10, 5, 0, "nq", 0, v, first_positive=True)[0][1] for v in range(50)}) > 5
+    assert len({choose(3, 10, 5, 0, "nq", 0, v, first_negatives=True)[0][0] for v in range(50)}) == 3
+    assert choose(1, 2, 5, 0, "nq", 0, 0, first_positive=True, first_negatives=True) == ([0, 1, 2], [])
+
+
+def test_every_wording_comes_up_in_its_share_and_depends_on_the_key_alone():
+    drawn = [draw_wording(3, 0.75, 0, "nq", row, visit) for row in range(40) for visit in range(100)]
+    assert drawn[7] == draw_wording(3, 0.75, 0, "nq", 0, 7)
+    assert all(900 < drawn.count(wording) < 1100 for wording in range(4))  # 3 wordings and none, a quarter each
+    assert {draw_wording(3, 1.0, 0, "nq", 0, visit) for visit in range(200)} == {0, 1, 2}
+    assert {draw_wording(3, 0.0, 0, "nq", 0, visit) for visit in range(200)} == {3}
 
 
 def test_everything_means_positives_then_negatives():

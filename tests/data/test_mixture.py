@@ -54,8 +54,9 @@ def test_dataset_of_weight_zero_never_gets_a_turn():
         lambda seed: HomogeneousMixture(SIZES, {"tiny": 0.2, "small": 0.3, "large": 0.5}, 16, seed),
         lambda seed: MixedMixture(SIZES, 16, seed),
         lambda seed: MixedMixture(SIZES, 16, seed, "stratified"),
+        lambda seed: MixedMixture(SIZES, 16, seed, probabilities={"tiny": 0.2, "small": 0.3, "large": 0.5}),
     ],
-    ids=["homogeneous", "uniform", "stratified"],
+    ids=["homogeneous", "uniform", "stratified", "probabilities"],
 )
 class TestEveryMixture:
     def test_any_step_can_be_asked_for_in_any_order(self, make):
@@ -107,6 +108,16 @@ def test_stratified_batches_hold_equal_shares_give_or_take_one():
     for step in range(20):
         counts = np.bincount(mixture.draw(step).dataset_B, minlength=3)
         assert counts.min() >= 4 and counts.max() <= 7
+
+
+def test_queries_of_a_mixed_batch_draw_their_dataset_by_probability():
+    mixture = MixedMixture(SIZES, 1000, 0, probabilities={"large": 3.0, "tiny": 1.0})
+    for step in range(5):
+        counts = np.bincount(mixture.draw(step).dataset_B, minlength=3)
+        shares = dict(zip(SIZES, counts / 1000, strict=True))
+        assert shares["small"] == 0 and 0.7 < shares["large"] < 0.8 and 0.2 < shares["tiny"] < 0.3
+    with pytest.raises(ValueError, match="no probabilities"):
+        MixedMixture(SIZES, 16, 0, "stratified", {"large": 1.0})
 
 
 def test_the_order_within_a_dataset_does_not_depend_on_the_others():

@@ -1,5 +1,6 @@
-"""Texts of some rows, read by column, against the rows themselves."""
+"""Texts and scores of some rows, read by column, against the rows themselves."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,56 @@ def test_iteration_gives_the_rows_one_by_one_whatever_was_selected(rows, monkeyp
             chosen = rows.select(np.array(numbers))
             assert list(chosen) == [rows[i] for i in numbers]
             assert list(chosen.select(np.array([0]))) == [rows[numbers[0]]]
+
+
+def score_of(row: int, place: int) -> float | None:
+    """The score of a passage of the scored rows below: none in the first rows, some missing, some of two models."""
+    return None if row < 6 or (row == 11 and place == 1) else row + place / 8
+
+
+@pytest.fixture
+def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rows:
+    """Rows as above, with scores; in row 14 they are of two models."""
+    monkeypatch.setattr("tdro.data.store._BATCH_ROWS", 4)
+    made = []
+    for i in range(23):
+        passages = [
+            Passage(f"{i}-{j}", "", f"passage {j}", score_of(i, j), None, "m" if i == 14 and j else "")
+            for j in range(6)
+        ]
+        made.append(Row(f"q{i}", f"query {i}", tuple(passages[: i % 3 + 1]), tuple(passages[i % 3 + 1 :])))
+    write_rows(made, tmp_path / "scored.jsonl")
+    return read_dataset("scored", tmp_path / "scored.jsonl", cache=tmp_path / "cache")
+
+
+def test_scores_are_kept_by_row_and_place_and_those_of_several_models_do_not_count(scored):
+    assert scored.scores is not None
+    row_P, place_P = (part.ravel() for part in np.meshgrid(np.arange(23), np.arange(6), indexing="ij"))
+    expected = [None if row == 14 else score_of(row, place) for row, place in zip(row_P, place_P, strict=True)]
+    np.testing.assert_array_equal(scored.scores.at(row_P, place_P), np.array(expected, float))
+    assert scored.without_scores == 6 + 2
+    assert scored.select(np.array([7, 11, 3, 20])).without_scores == 2
+    assert scored.select(np.array([7, 20])).scores is scored.scores
+
+
+def test_a_dataset_without_scores_keeps_no_table(rows, tmp_path):
+    assert rows.scores is None and rows.without_scores == len(rows)
+    assert [file.name for file in (tmp_path / "cache").glob("*/scores.bin")] == []
+
+
+@pytest.mark.parametrize("harm", ["older version", "table cut off", "table gone", "table spoilt"])
+def test_entries_without_their_scores_are_made_again(scored, tmp_path, harm):
+    entry = tmp_path / "cache" / scored.info.fingerprint
+    table, about = entry / "scores.bin", json.loads((entry / "info.json").read_text())
+    if harm == "older version":
+        del about["scores"]
+        (entry / "info.json").write_text(json.dumps(about))
+        table.unlink()
+    elif harm == "table gone":
+        table.unlink()
+    else:
+        content = table.read_bytes()
+        table.write_bytes(content[:-8] if harm == "table cut off" else content[:-1] + b"?")
+    again = read_dataset("scored", tmp_path / "scored.jsonl", cache=tmp_path / "cache")
+    assert again.info == scored.info and again.scores is not None
+    assert again.scores.at(np.array([20]), np.array([3])).tolist() == [20.375]

@@ -252,7 +252,7 @@ def written(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "mined.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_score_rank_and_source_are_written_with_every_negative(tmp_path: Path) -> None:
+def test_score_rank_and_source_are_written_with_every_passage(tmp_path: Path) -> None:
     corpus = [Passage(f"d{n}", "Title", str(n)) for n in (1, 4, 6, 8)]
     encode: Encode = lambda texts: encode_number([text.removeprefix("Title ") for text in texts])  # noqa: E731
     mine_rows([Row("q", "one", (corpus[3],), ())], tmp_path, encode_corpus=encode, corpus=corpus, ranks=(1, 3))
@@ -260,6 +260,9 @@ def test_score_rank_and_source_are_written_with_every_negative(tmp_path: Path) -
     assert row["negative_passages"] == [
         {"docid": "d4", "title": "Title", "text": "4", "score": 4.0, "rank": 1, "model": "encoder"},
         {"docid": "d1", "title": "Title", "text": "1", "score": 1.0, "rank": 2, "model": "encoder"},
+    ]
+    assert row["positive_passages"] == [
+        {"docid": "d8", "title": "Title", "text": "8", "score": 8.0, "model": "encoder"},
     ]
 
 
@@ -339,6 +342,7 @@ def test_margins_look_at_the_scores_of_the_cross_encoder(tmp_path: Path) -> None
     assert (report.ranker, report.judge, report.above_margin) == ("encoder", "small", 15)
     assert {p["model"] for p in written(tmp_path)[0]["negative_passages"]} == {"encoder + small"}
     assert [p["score"] for p in written(tmp_path)[0]["negative_passages"]] == [-59, -58, -57, -56, -55]
+    assert [(p["score"], p["model"]) for p in written(tmp_path)[0]["positive_passages"]] == [(-50, "encoder + small")]
     assert report.positive_similarity == -50
     assert len(asked) == 1 + 20
 

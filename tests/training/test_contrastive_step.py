@@ -9,7 +9,7 @@ from studies import tiny_study
 from tdro.data.mixture import HomogeneousMixture
 from tdro.errors import ConfigError, DataError
 from tdro.models.encoder import embed
-from tdro.training import contrastive_step
+from tdro.training import batch_loss, contrastive_step
 from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.negatives import negatives
 from tdro.training.pipeline import run_study
@@ -69,8 +69,8 @@ def test_gradient_equals_the_slow_version_with_shared_passages_and_repeated_ques
     expected_loss = 2.0 * torch.stack(losses).mean()
     expected_loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    for scores, graph_tokens in ((contrastive_step.SCORES, 0), (1, 60), (50, 10_000)):
-        monkeypatch.setattr(contrastive_step, "SCORES", scores)
+    for scores, graph_tokens in ((batch_loss.SCORES, 0), (1, 60), (50, 10_000)):
+        monkeypatch.setattr(batch_loss, "SCORES", scores)
         model.zero_grad(set_to_none=True)
         step._graph_tokens = graph_tokens
         numbers = step.backward(0, 0)

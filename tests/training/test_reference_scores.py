@@ -8,11 +8,12 @@ from studies import tiny_study
 
 from tdro.data.mixture import MixedMixture
 from tdro.data.weights_file import read_weights
-from tdro.errors import EnvironmentProblem
+from tdro.errors import ConfigError, DataError, EnvironmentProblem
 from tdro.models.encoder import embed
 from tdro.training import reference_scores
 from tdro.training.negatives import negatives
 from tdro.training.pipeline import run_study
+from tdro.training.query_loss import refuse_impossible_weights
 from tdro.training.reference_scores import AllScores, Batches, DrawnScores, ScoreStore, SimilarityFile
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
@@ -25,6 +26,75 @@ def learned(folder, output: str, how: str, seed: int = 42, **weights) -> dict[st
     run = Run(study.model_copy(update={"output": str(folder / output), "seed": seed}))
     run_study(run, "weights")
     return read_weights(run.folder / "weights" / "weights.json")
+
+
+def learned_with(folder, output: str, how: str, data: dict, **weights) -> dict[str, float]:
+    """The same, with choices in the data section."""
+    datasets = {name: {"path": f"train/{name}.jsonl", "instruction": "sun"} for name in ("one", "two", "three")}
+    datasets["two"] |= {"more_instructions": ["moon tide", "wind"], "symmetric": True}
+    data = {**data, "datasets": datasets} if data.pop("worded", False) else data
+    weights = {"reference_similarities": how, **weights}
+    study = tiny_study(folder, "static", data=data, weights=weights, model={"precision": "float64"})
+    run = Run(study.model_copy(update={"output": str(folder / output)}))
+    run_study(run, "weights")
+    return read_weights(run.folder / "weights" / "weights.json")
+
+
+CHOICES = [{"worded": True, "instruction_share": 0.5}, {"positives": "first", "negatives": "first"}]
+
+
+@pytest.mark.parametrize("data", CHOICES, ids=str)
+def test_choices_of_a_visit_leave_kept_similarities_those_of_a_live_reference(tmp_path, data):
+    live = learned_with(tmp_path, "live", "live", {**data})
+    assert learned_with(tmp_path, "kept", "auto", {**data}) == pytest.approx(live, abs=1e-9)
+
+
+def test_other_choices_have_their_own_file(tmp_path):
+    tiny_study(tmp_path, "static")
+    run, batches, _ = prepared(tmp_path, "drawn")
+
+    def folders_with(**data) -> int:
+        run.study = run.study.model_copy(update={"data": run.study.data.model_copy(update=data)})
+        ScoreStore(run).prepare([batches])
+        return len(list((reference_scores.cache_folder() / "similarities").iterdir()))
+
+    one = run.study.data.datasets["one"]
+    worded = {"one": one.model_copy(update={"instruction": "sun", "more_instructions": ("moon",)})}
+    changes = [
+        {},
+        {"positives": "first"},
+        {"positives": "random", "negatives": "first"},
+        {"negatives": "random", "datasets": {**run.study.data.datasets, **worded}},
+        {"instruction_share": 0.5},
+        {"instruction_share": 0.25},
+    ]
+    assert [folders_with(**change) for change in changes] == [1, 2, 3, 4, 5, 6]
+
+
+def test_texts_that_change_with_every_visit_have_no_similarity_of_their_own(tmp_path):
+    every = {"steps": 60, "batch_size": 64}
+    tiny_study(tmp_path, "static")
+    run, batches, scores = prepared(tmp_path, "auto", **every)
+    assert isinstance(scores, AllScores)
+    two = run.study.data.datasets["two"].model_copy(update={"instruction": "sun", "more_instructions": ("moon",)})
+    data = run.study.data.model_copy(update={"datasets": {**run.study.data.datasets, "two": two}})
+    run.study = run.study.model_copy(update={"data": data})
+    assert isinstance(ScoreStore(run).prepare([batches])[0], DrawnScores)
+    weights = run.study.weights.model_copy(update={"reference_similarities": "all"})
+    with pytest.raises(ConfigError, match="drawn anew at every visit") as error:
+        refuse_impossible_weights(run.study.model_copy(update={"weights": weights}), batches.rows)
+    assert "all, with two" in str(error.value)
+
+
+def test_the_weights_are_not_learned_on_first_dimensions(tmp_path):
+    study = tiny_study(tmp_path, "static", weights={"matryoshka": (8,)})
+    with pytest.raises(ConfigError, match="whole embeddings"):
+        refuse_impossible_weights(study, {})
+
+
+def test_distillation_in_stage_1_needs_scores(tmp_path):
+    with pytest.raises(DataError, match=r"weights\.distillation needs a score"):
+        learned_with(tmp_path, "run", "auto", {}, distillation=1.0)
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.002])
@@ -91,7 +161,11 @@ def test_another_measure_or_temperature_asks_the_reference_nothing(tmp_path, mon
     asked = count_calls(monkeypatch)
     loaded: list[str] = []
     real = Run.load
-    monkeypatch.setattr(Run, "load", lambda run, name, *rest: (loaded.append(str(name)), real(run, name, *rest))[1])
+    monkeypatch.setattr(
+        Run,
+        "load",
+        lambda run, name, *rest, **options: (loaded.append(str(name)), real(run, name, *rest, **options))[1],
+    )
     learned(tmp_path, "second", how, **again)
     assert asked == [] and sum(name.endswith("reference/model") for name in loaded) == 0
     assert loaded  # the proxy was

@@ -1,5 +1,6 @@
 """Stage 1 against an exact slow version of itself: one query at a time, formulas written out."""
 
+import json
 from typing import get_args
 
 import numpy as np
@@ -23,8 +24,9 @@ from tdro.training.weight_learner import WeightLearner, make_rule
 
 
 def make_step(folder, max_tokens: int = 120, family: str = "bert", **weights):
-    """A robust step in float64 without dropout, and what it was made of."""
+    """A robust step in float64 without dropout, and what it was made of; every passage has a score."""
     study = tiny_study(folder, family, weights=weights, model={"precision": "float64"})
+    give_scores(folder / "root" / "train")
     run = Run(study)
     rows = negatives(run)
     proxy, reference = run.load_base(), run.load_base()
@@ -41,9 +43,31 @@ def make_step(folder, max_tokens: int = 120, family: str = "bert", **weights):
     return step, proxy, reference, source, mixture, study.weights
 
 
-@pytest.mark.parametrize("family", ["bert", "qwen2", "static"])
-def test_gradient_and_weights_equal_the_slow_version(tmp_path, family):
-    step, proxy, reference, source, mixture, config = make_step(tmp_path, family=family)
+def give_scores(folder) -> None:
+    """Write a score beside every passage."""
+    for path in folder.glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for i, row in enumerate(rows):
+            for j, passage in enumerate([*row["positive_passages"], *row["negative_passages"]]):
+                passage["score"] = (5 * i + 3 * j) % 7 / 2
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+DISTILLED = {"distillation": 0.6, "loss_factor": 0.5, "teacher_temperature": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("bert", {}),
+        ("qwen2", {}),
+        ("static", {}),
+        ("static", DISTILLED),
+        ("bert", {"distillation": 1.0, "loss_factor": 0.0}),
+    ],
+)
+def test_gradient_and_weights_equal_the_slow_version(tmp_path, family, options):
+    step, proxy, reference, source, mixture, config = make_step(tmp_path, family=family, **options)
     step.backward(0, 0)
     fast = {name: p.grad.clone() for name, p in proxy.named_parameters() if p.grad is not None}
     proxy.zero_grad(set_to_none=True)
@@ -59,7 +83,10 @@ def test_gradient_and_weights_equal_the_slow_version(tmp_path, family):
                 torch.stack([q @ embed(model, [p])[0] for p in texts.passages_P[start : start + count]])
                 / config.temperature
             )
-            losses[name].append(-torch.log_softmax(logits, 0)[0])
+            teacher = torch.softmax(texts.score_P[start : start + count] / config.teacher_temperature, 0)
+            divergence = (teacher * (teacher.log() - torch.log_softmax(logits, 0))).sum()
+            infonce = -torch.log_softmax(logits, 0)[0]
+            losses[name].append(config.loss_factor * infonce + config.distillation * divergence)
         start += count
     group_B = torch.from_numpy(draw.dataset_B)
     means = [
@@ -98,8 +125,6 @@ def test_reference_is_frozen_and_without_dropout(tmp_path):
 
 
 def test_weights_hold_no_graph_and_state_survives_json_exactly(tmp_path):
-    import json
-
     step, *_ = make_step(tmp_path)
     step.backward(0, 0)
     state = json.loads(json.dumps(step.state()))
@@ -134,6 +159,10 @@ def weights_after(folder, steps: int = 3, **changes) -> np.ndarray:
         ({"measure": "target"}, {"targets": {"two": 3.0}}),
         ({"update": "eg-mix"}, {"mix": 0.5}),
         ({"update": "anchored"}, {"pull": 30.0}),
+        ({}, {"distillation": 1.0}),
+        ({"distillation": 1.0}, {"teacher_temperature": 9.0}),
+        ({"distillation": 1.0}, {"loss_factor": 0.0}),
+        ({"measure": "excess", "clip": "none"}, {"loss_factor": 2.0}),
         ({}, {"floor": 0.33}),
         ({}, {"cap": 0.34}),
     ],

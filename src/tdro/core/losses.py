@@ -1,8 +1,10 @@
-"""Per-query InfoNCE losses, one number per query and no reduction.
+"""Per-query losses, InfoNCE and distillation, one number per query and no reduction.
 
 Similarities and losses are computed in float32, or in float64 when the embeddings are float64:
 in bfloat16 a cosine near 0.9 at temperature 0.002 would be quantised to steps of two nats.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,11 +30,34 @@ def own_similarities(query_BD: Tensor, passage_PD: Tensor, count_B: Tensor) -> T
                 [1.0000, 0.5000]])
     """
     query_BD, passage_PD = _at_least_float32(query_BD), _at_least_float32(passage_PD)
-    owner_P = torch.repeat_interleave(torch.arange(len(count_B), device=count_B.device), count_B)
+    return by_query((query_BD[owners(count_B)] * passage_PD).sum(-1), count_B)
+
+
+def owners(count_B: Tensor) -> Tensor:
+    """Return the row of the query that each passage belongs to, int64, where passages are laid query by query."""
+    return torch.repeat_interleave(torch.arange(len(count_B), device=count_B.device), count_B)
+
+
+def by_query(value_P: Tensor, count_B: Tensor, padding: float = -torch.inf) -> Tensor:
+    """Lay the numbers of passages out by query.
+
+    Args:
+        value_P: One number for each passage, query by query.
+        count_B: int64, passages per query, at least 1.
+        padding: Stands where a query has no passage.
+
+    Returns:
+        [B, N], N = longest list.
+
+    Example:
+        >>> by_query(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 2]))
+        tensor([[1., -inf],
+                [2., 3.]])
+    """
+    owner_P = owners(count_B)
     column_P = torch.arange(len(owner_P), device=owner_P.device) - (count_B.cumsum(0) - count_B)[owner_P]
-    similarity_P = (query_BD[owner_P] * passage_PD).sum(-1)
-    padded_BN = similarity_P.new_full((len(count_B), int(count_B.max())), -torch.inf)
-    return padded_BN.index_put((owner_P, column_P), similarity_P)
+    padded_BN = value_P.new_full((len(count_B), int(count_B.max())), padding)
+    return padded_BN.index_put((owner_P, column_P), value_P)
 
 
 def hard_negative_loss(similarity_BN: Tensor, temperature: float) -> Tensor:
@@ -55,6 +80,78 @@ def hard_negative_loss(similarity_BN: Tensor, temperature: float) -> Tensor:
     """
     logit_BN = _at_least_float32(similarity_BN) / temperature
     return functional.cross_entropy(logit_BN, logit_BN.new_zeros(len(logit_BN), dtype=torch.long), reduction="none")
+
+
+def distillation_loss(
+    similarity_BN: Tensor, score_BN: Tensor, temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Compute the divergence of a teacher's opinion of a query's own passages from the model's.
+
+    L = sum_j t_j (log t_j - log s_j), with t = softmax(score / teacher_temperature), s = softmax(similarity / tau). A
+    query with one passage has loss 0.
+
+    Args:
+        similarity_BN: Similarities, -inf where there is no passage.
+        score_BN: What the teacher gave the same passages, in any unit; not read where there is no passage.
+        temperature: tau > 0.
+        teacher_temperature: In the unit of the scores, > 0.
+
+    Returns:
+        [B] losses in nats, at least float32; NaN for a query that lacks a score.
+
+    Example: a teacher that is of the model's opinion, and one that is not.
+        >>> similarity_BN = torch.tensor([[0.1, 0.0], [0.1, 0.0]])
+        >>> distillation_loss(similarity_BN, torch.tensor([[2.0, 1.0], [1.0, 2.0]]), 0.1, 1.0)
+        tensor([0.0000, 0.4621])
+
+    Source: Hinton et al., Distilling the knowledge in a neural network (2015), without the factor temperature^2.
+    """
+    similarity_BN = _at_least_float32(similarity_BN)
+    absent_BN = similarity_BN == -torch.inf
+    score_BN = score_BN.double().masked_fill(absent_BN, -torch.inf)
+    student_BN = torch.log_softmax(similarity_BN / temperature, dim=1).masked_fill(absent_BN, 0.0)
+    teacher_BN = torch.log_softmax(score_BN / teacher_temperature, dim=1)
+    share_BN = teacher_BN.exp().to(student_BN.dtype)
+    return (share_BN * (teacher_BN.masked_fill(absent_BN, 0.0).to(student_BN.dtype) - student_BN)).sum(1)
+
+
+@dataclass(frozen=True)
+class QueryLoss:
+    """What a query's loss is made of: factor * InfoNCE + distillation * KL(teacher || student).
+
+    A part whose factor is 0 is not computed.
+
+    Args:
+        temperature: tau > 0.
+        factor: Of InfoNCE.
+        distillation: Factor of the divergence from a teacher's scores; see `distillation_loss`.
+        teacher_temperature: In the unit of the scores, > 0.
+    """
+
+    temperature: float
+    factor: float = 1.0
+    distillation: float = 0.0
+    teacher_temperature: float = 1.0
+
+    def of_own(self, similarity_BN: Tensor, score_BN: Tensor, hidden_BN: Tensor | None = None) -> Tensor:
+        """Compute the loss over a query's own passages.
+
+        Args:
+            similarity_BN: Similarities, the positive in column 0, -inf where there is no passage.
+            score_BN: The teacher's scores, laid out alike; read if there is distillation.
+            hidden_BN: bool, passages that must not count as negatives; the divergence sees them.
+
+        Returns:
+            [B] losses in nats.
+        """
+        loss_B = similarity_BN.new_zeros(len(similarity_BN))
+        if self.factor:
+            seen_BN = similarity_BN if hidden_BN is None else similarity_BN.masked_fill(hidden_BN, -torch.inf)
+            loss_B = self.factor * hard_negative_loss(seen_BN, self.temperature)
+        if self.distillation:
+            divergence_B = distillation_loss(similarity_BN, score_BN, self.temperature, self.teacher_temperature)
+            loss_B = loss_B + self.distillation * divergence_B
+        return loss_B
 
 
 def in_batch_loss(
@@ -119,6 +216,39 @@ def false_negatives(
     owner_J, passage_J = _matches(names[which_I], passage_key_P)
     pairs_E2: Tensor = torch.unique(torch.stack([rows_B[asker_I][owner_J], passage_J], dim=1), dim=0)
     return pairs_E2[positive_B[pairs_E2[:, 0]] != pairs_E2[:, 1]]
+
+
+def guide_negatives(
+    query_BD: Tensor, passage_PD: Tensor, positive_B: Tensor, margin: float, at_once: int = 1 << 22
+) -> Tensor:
+    """Find passages that a guide takes for right answers though they are not known positives.
+
+    A passage is excluded for a query when its similarity to the query is above that of the query's positive minus the
+    margin, both by the guide's embeddings; the positive itself never is.
+
+    Args:
+        query_BD: The guide's embeddings of the queries.
+        passage_PD: The guide's embeddings of the passages.
+        positive_B: int64, row of each query's positive among the P passages.
+        margin: In the unit of the similarities; below 0 more passages stay.
+        at_once: Similarities that are in memory at once.
+
+    Returns:
+        [E, 2] int64, pairs of a query's row and a passage's row, by query and then by passage.
+
+    Example: the second passage is closer to the query than its positive, the first.
+        >>> guide_negatives(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [1.0, 0.0]]), torch.tensor([0]), 0.0)
+        tensor([[0, 1]])
+
+    Source: Solatorio, GISTEmbed (2024), for queries against passages only.
+    """
+    found: list[Tensor] = [positive_B.new_empty(0, 2)]
+    for start in range(0, len(query_BD), rows := max(1, at_once // len(passage_PD))):
+        positive_b = positive_B[start : start + rows, None]
+        similarity_bP = _at_least_float32(query_BD[start : start + rows]) @ _at_least_float32(passage_PD).T
+        above_bP = similarity_bP > similarity_bP.gather(1, positive_b) - margin
+        found.append(above_bP.scatter(1, positive_b, False).nonzero() + positive_B.new_tensor([start, 0]))
+    return torch.cat(found)
 
 
 def _matches(keys_n: Tensor, among_m: Tensor) -> tuple[Tensor, Tensor]:

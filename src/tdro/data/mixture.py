@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -38,6 +38,16 @@ def seeded(*key: object) -> np.random.Generator:
     """
     digest = blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
+
+
+class Mixture(Protocol):
+    """Says which rows each step sees."""
+
+    def draw(self, step: int) -> Draw:
+        """Return the queries of a step, counted from 0."""
+
+    def examples_seen(self, steps: int) -> dict[str, int]:
+        """Count the queries per dataset in the first `steps` steps."""
 
 
 class Apportionment:
@@ -148,7 +158,7 @@ class HomogeneousMixture:
 
 
 class MixedMixture:
-    """All datasets in every step, equally likely (stage 1).
+    """All datasets in every step: equally likely (stage 1), or by probability (mixed batches of stages 0 and 2).
 
     Args:
         sizes: Dataset -> rows, each at least 1.
@@ -156,6 +166,8 @@ class MixedMixture:
         seed: Decides everything.
         sampling: "uniform": each query draws its dataset independently, as in the paper. "stratified": each step holds
             batch_size / G queries per dataset, give or take one, and the excess goes round.
+        probabilities: Dataset -> probability that a query is of it; absent ones are never drawn. Without it all are
+            equally likely; with it queries draw independently.
     """
 
     def __init__(
@@ -164,8 +176,12 @@ class MixedMixture:
         batch_size: int,
         seed: int,
         sampling: Literal["uniform", "stratified"] = "uniform",
+        probabilities: Mapping[str, float] | None = None,
     ) -> None:
+        if probabilities is not None and sampling != "uniform":
+            raise ValueError("stratified batches hold as many queries of each dataset; they take no probabilities")
         self._streams = Streams(sizes, seed)
+        self._share_G = None if probabilities is None else _shares(sizes, probabilities)
         self._batch_size, self._seed, self.sampling = batch_size, seed, sampling
         self._before_G = [np.zeros(len(sizes), np.int64)]
 
@@ -190,7 +206,10 @@ class MixedMixture:
             first, last = start // groups, (start + self._batch_size - 1) // groups
             rounds = np.concatenate([self._round(number) for number in range(first, last + 1)])
             return rounds[start - first * groups :][: self._batch_size]
-        return seeded(self._seed, "mixed", step).integers(len(self._streams.names), size=self._batch_size)
+        random, groups = seeded(self._seed, "mixed", step), len(self._streams.names)
+        if self._share_G is None:
+            return random.integers(groups, size=self._batch_size)
+        return random.choice(groups, size=self._batch_size, p=self._share_G)
 
     def _counts_before(self, step: int) -> np.ndarray:
         """Queries per dataset in the steps before this one."""
@@ -205,3 +224,10 @@ class MixedMixture:
     def _round(self, number: int) -> np.ndarray:
         """Every dataset once, in a seeded order; stratified steps are cut from one round after the other."""
         return seeded(self._seed, "round", number).permutation(len(self._streams.names))
+
+
+def _shares(sizes: Mapping[str, int], probabilities: Mapping[str, float]) -> np.ndarray:
+    """Return the probabilities in the order of the datasets, with sum 1."""
+    share_G = np.array([probabilities.get(name, 0.0) for name in sizes])
+    normalised_G: np.ndarray = share_G / share_G.sum()
+    return normalised_G

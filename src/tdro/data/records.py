@@ -8,7 +8,8 @@ class Passage:
     """One passage of a corpus: its id, an optional title and its text.
 
     Two passages are equal where these three are. The rest is what a file or the mining of negatives says about the
-    passage as an answer to its row's query; it is written and read back, but not kept with stored rows.
+    passage as an answer to its row's query; it is written and read back. Stored rows are kept without it, but their
+    scores lie in a table beside them (`data.scores`).
 
     Args:
         id: Its id, or a hash of what is encoded.

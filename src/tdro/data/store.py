@@ -1,4 +1,4 @@
-"""Keep rows on disk in Arrow files that are memory-mapped, one folder per fingerprint."""
+"""Keep rows on disk in Arrow files that are memory-mapped, and scores beside them; one folder per fingerprint."""
 
 import copy
 import hashlib
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from tdro.data.records import DatasetInfo, Passage, Row
+from tdro.data.scores import ScoreTable, ScoreWriter
 from tdro.errors import EnvironmentProblem
 from tdro.files import atomic_path, read_json, temporary_name, write_json
 
@@ -39,14 +40,16 @@ class Rows:
         info: Name, path, layout, number of rows and fingerprint.
         source: The rows that these were selected from; the rows themselves where nothing was selected.
         numbers_n: int64, the number of each row in `source`.
+        scores: What the passages of `source` were scored; None where none was.
     """
 
-    def __init__(self, info: DatasetInfo, batches: list[pa.RecordBatch]) -> None:
+    def __init__(self, info: DatasetInfo, batches: list[pa.RecordBatch], scores: Path | None = None) -> None:
         self.info = info
         self._columns = [batch.columns for batch in batches]
         self._starts = list(accumulate((batch.num_rows for batch in batches), initial=0))
         self.source = self
         self.numbers_n = np.arange(self._starts[-1])
+        self.scores = ScoreTable(scores, self.positive_count_n + self.negative_count_n) if scores else None
 
     def select(self, numbers_n: np.ndarray) -> "Rows":
         """Return some of the rows, in the order given; nothing is copied.
@@ -156,6 +159,11 @@ class Rows:
         return int((self.negative_count_n == 0).sum())
 
     @property
+    def without_scores(self) -> int:
+        """Number of rows with a passage that has no score, or with scores of several models."""
+        return len(self) if self.scores is None else int((~self.scores.complete_n[self.numbers_n]).sum())
+
+    @property
     def positive_count_n(self) -> np.ndarray:
         """int64, positives of each row; read from the offsets alone."""
         return self._lengths(2)
@@ -174,8 +182,8 @@ class Rows:
 def open_entry(entry: Path, name: str, path: str | Path) -> Rows | None:
     """Map the rows of a cache entry.
 
-    An Arrow file whose size or times are not those it was written with is read and compared with its hash, so that
-    a copied entry is good and a damaged one is not.
+    A file whose size or times are not those it was written with is read and compared with its hash, so that a copied
+    entry is good and a damaged one is not. Entries of versions that kept no scores count as absent.
 
     Args:
         entry: The entry's folder.
@@ -185,17 +193,20 @@ def open_entry(entry: Path, name: str, path: str | Path) -> Rows | None:
     Returns:
         The rows, or None where the entry is absent or damaged.
     """
-    file = entry / "rows.arrow"
+    file, scores = entry / "rows.arrow", entry / "scores.bin"
     try:
         stored = read_json(entry / "info.json")
-        if stored["stamp"] != stamp(file) and stored["hash"] != hash_file(file):
+        scored = stored["scores"] is not None
+        if not _is_whole(file, stored) or (scored and not _is_whole(scores, stored["scores"])):
             return None
         info = DatasetInfo(name, str(path), stored["layout"], stored["rows"], stored["fingerprint"])
         reader = pa.ipc.open_file(pa.memory_map(str(file)))
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        if sum(batch.num_rows for batch in batches) != info.rows:
+            return None
+        return Rows(info, batches, scores if scored else None)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
-    return Rows(info, batches) if sum(batch.num_rows for batch in batches) == info.rows else None
 
 
 def write_entry(entry: Path, rows: Iterable[Row], describe: Callable[[int], DatasetInfo]) -> None:
@@ -215,10 +226,10 @@ def write_entry(entry: Path, rows: Iterable[Row], describe: Callable[[int], Data
         temporary = temporary_name(entry.with_name(f"{entry.name}.{uuid4().hex}"))  # threads may write the same entry
         try:
             temporary.mkdir(parents=True)
-            file = temporary / "rows.arrow"
-            info = describe(_write_arrow(rows, file))
-            stored = asdict(info) | {"stamp": stamp(file), "hash": hash_file(file)}
-            write_json(temporary / "info.json", stored)
+            file, scores = temporary / "rows.arrow", temporary / "scores.bin"
+            info = describe(_write_rows(rows, file, scores))
+            about_scores = _identity(scores) if scores.exists() else None
+            write_json(temporary / "info.json", asdict(info) | _identity(file) | {"scores": about_scores})
             _publish(temporary, entry)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -246,6 +257,16 @@ def hash_file(file: Path) -> str:
         return hashlib.file_digest(stream, "blake2b").hexdigest()
 
 
+def _identity(file: Path) -> dict[str, object]:
+    """What a file is recognised by."""
+    return {"stamp": stamp(file), "hash": hash_file(file)}
+
+
+def _is_whole(file: Path, written: dict[str, object]) -> bool:
+    """Tell whether a file is the one that was written."""
+    return written["stamp"] == stamp(file) or written["hash"] == hash_file(file)
+
+
 def _publish(temporary: Path, entry: Path) -> None:
     """Move a finished entry to its place, unless another process has put a good one there."""
     with suppress(OSError):  # a folder that is not empty is not replaced
@@ -256,20 +277,21 @@ def _publish(temporary: Path, entry: Path) -> None:
         temporary.rename(entry)
 
 
-def _write_arrow(rows: Iterable[Row], file: Path) -> int:
-    """Write rows to an Arrow file, batch by batch; return how many."""
+def _write_rows(rows: Iterable[Row], file: Path, scores: Path) -> int:
+    """Write rows to an Arrow file and their scores beside it, batch by batch; return how many."""
     count = 0
-    with file.open("wb") as raw:
+    with file.open("wb") as raw, ScoreWriter(scores) as score_writer:
         with pa.ipc.new_file(raw, _SCHEMA) as writer:
-            for batch in _batches(rows):
-                writer.write_batch(batch)
-                count += batch.num_rows
+            for held in _batches(rows):
+                writer.write_batch(_batch(held))
+                score_writer.add(held)
+                count += len(held)
         raw.flush()
         os.fsync(raw.fileno())
     return count
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Collect rows into batches that are limited in rows and in characters."""
     held: list[Row] = []
     characters = 0
@@ -277,10 +299,10 @@ def _batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
         held.append(row)
         characters += len(row.query) + sum(len(passage.text) for passage in chain(row.positives, row.negatives))
         if len(held) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:
-            yield _batch(held)
+            yield held
             held, characters = [], 0
     if held:
-        yield _batch(held)
+        yield held
 
 
 def _batch(rows: list[Row]) -> pa.RecordBatch:

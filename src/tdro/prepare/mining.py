@@ -49,7 +49,8 @@ def mine(
     written by rank, as far as margins and limits let them pass. Fewer are never filled up; if the window is empty any
     remaining passage is a candidate, and a row for which nothing remains is written without negatives. Negatives a
     row had are replaced, unless `only_missing` is set. The draw is a function of (seed, dataset, query id, position
-    of the row). Each negative is written with its score, its rank (the number above) and who gave them.
+    of the row). Each negative is written with its score, its rank (the number above) and who gave them, each positive
+    with its score, so that a model can be distilled from the file.
 
     Memory does not grow with texts or embeddings, which are on disk; what is known of every passage and row takes some
     60 bytes each, more for a moment while they are sorted. What is on disk beside `out_path` is deleted at the end.
@@ -177,7 +178,11 @@ class _Miner:
                 ranks = found.ranks_W[choice.places].tolist()
                 details = zip((passages[i] for i in picked.tolist()), choice.scores.tolist(), ranks, strict=True)
                 negatives = [Passage(p.id, p.title, p.text, round(s, 6), rank, self.source) for p, s, rank in details]
-                yield replace(row, negatives=tuple(negatives))
+                scored = [
+                    replace(p, score=round(s, 6), rank=None, model=self.source)
+                    for p, s in zip(row.positives, positives.tolist(), strict=True)
+                ]
+                yield replace(row, positives=tuple(scored), negatives=tuple(negatives))
 
     def _candidates(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[_Candidates]:
         """Rank the corpus for each row and cut out the window."""

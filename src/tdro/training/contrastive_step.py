@@ -1,22 +1,23 @@
-"""Stages 0 and 2: InfoNCE over hard and in-batch negatives on homogeneous batches."""
+"""Stages 0 and 2: InfoNCE over hard and in-batch negatives, on homogeneous or mixed batches."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
 
 from tdro.config import TrainingConfig
-from tdro.core.losses import false_negatives, hard_negative_loss, in_batch_loss, own_similarities
-from tdro.data.mixture import HomogeneousMixture
+from tdro.data.mixture import Draw, Mixture
 from tdro.devices import ALONE, Device, Ranks
+from tdro.errors import ConfigError
+from tdro.models.sides import side_of
+from tdro.training.batch_loss import BatchLoss, merge_twins
 from tdro.training.cached_step import cached_backward
+from tdro.training.guide import Guide
 from tdro.training.prefetch import Prefetch
+from tdro.training.query_loss import query_loss
 from tdro.training.texts import StepTexts, TextSource
-
-SCORES = 1 << 22
-"""Similarities that are in memory at once."""
 
 
 class ContrastiveStep:
@@ -36,15 +37,18 @@ class ContrastiveStep:
         graph_tokens: Tokens whose graphs may be in memory at once.
         own_only: Datasets whose queries have no negatives but their own.
         ranks: Who shares the work.
+        normalize: Whether the model's embeddings have length 1; decides what their first dimensions are.
+        guide: Tells which passages may be right answers; they do not count as negatives.
 
-    Source: paper, equation (6). Departure: known positives are never counted as negatives.
+    Source: paper, equation (6). Departure: known positives are never counted as negatives, in mixed batches also where
+    another dataset has the same passage.
     """
 
     def __init__(
         self,
         model: SentenceTransformer,
         source: TextSource,
-        mixture: HomogeneousMixture,
+        mixture: Mixture,
         names: list[str],
         factor_G: list[float],
         config: TrainingConfig,
@@ -53,23 +57,40 @@ class ContrastiveStep:
         graph_tokens: int = 0,
         own_only: Collection[str] = (),
         ranks: Ranks = ALONE,
+        normalize: bool = True,
+        guide: Guide | None = None,
     ) -> None:
-        self._model, self._names = model, names
-        self._factor_G, self._device, self._ranks = factor_G, device, ranks
+        self._model, self._names, self._guide = model, names, guide
+        self._device, self._ranks = device, ranks
         self._max_tokens, self._graph_tokens = max_tokens, graph_tokens
+        _refuse_wider(config.matryoshka, model)
+        weight_G = torch.tensor(factor_G, dtype=torch.float64)
+        in_batch_G = torch.tensor([name not in own_only for name in names])
 
-        def prepare(step: int) -> tuple[int, BatchLoss]:
+        def prepare(step: int) -> tuple[Draw, BatchLoss, StepTexts | None]:
             draw = mixture.draw(step)
-            dataset = int(draw.dataset_B[0])
+            dataset_B = torch.from_numpy(draw.dataset_B)
             texts = source.texts(draw, config.passages_per_query)
-            in_batch = names[dataset] not in own_only
-            return dataset, BatchLoss(texts, config.temperature, factor_G[dataset], device, in_batch)
+            if len(dataset_B.unique()) > 1:
+                texts = merge_twins(texts)
+            batch = BatchLoss(
+                texts,
+                query_loss(config),
+                weight_G[dataset_B],
+                in_batch_G[dataset_B],
+                device,
+                config.matryoshka,
+                normalize,
+            )
+            return draw, batch, guide.texts(draw, config.passages_per_query) if guide is not None else None
 
         self._batch = Prefetch(prepare, config.steps)
 
     def backward(self, step: int, step_seed: int) -> dict[str, Any]:
         """Accumulate the model's gradients."""
-        dataset, batch = self._batch(step)
+        draw, batch, guide_texts = self._batch(step)
+        if self._guide is not None and guide_texts is not None:
+            batch.exclude(self._guide.excluded(guide_texts))
         loss = cached_backward(
             self._model,
             batch.token_lists,
@@ -79,8 +100,9 @@ class ContrastiveStep:
             step_seed,
             self._graph_tokens,
             self._ranks,
+            batch.queries,
         )
-        return {"loss": float(loss), "losses": {self._names[dataset]: float(loss) / self._factor_G[dataset]}}
+        return {"loss": float(loss), "losses": self._means(draw.dataset_B, batch.loss_B.cpu().numpy())}
 
     def state(self) -> dict[str, Any]:
         """Return nothing: the data order is a function of the step."""
@@ -89,51 +111,14 @@ class ContrastiveStep:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up nothing."""
 
+    def _means(self, dataset_B: np.ndarray, loss_B: np.ndarray) -> dict[str, float]:
+        """Return the mean loss of each dataset of a batch."""
+        return {self._names[g]: float(loss_B[dataset_B == g].mean()) for g in np.unique(dataset_B).tolist()}
 
-class BatchLoss:
-    """The mean loss of a batch as a function of its embeddings, in slices of queries.
 
-    Args:
-        texts: The batch.
-        temperature: tau.
-        factor: Factor of the loss.
-        device: Where the embeddings are.
-        in_batch: Whether other queries' passages are negatives.
-
-    Attributes:
-        token_lists: The texts to embed: the queries, then every different passage once.
-    """
-
-    def __init__(
-        self, texts: StepTexts, temperature: float, factor: float, device: Device, in_batch: bool = True
-    ) -> None:
-        keys_U, column_P = texts.passage_key_P.unique(return_inverse=True)
-        first_U = torch.full((len(keys_U),), len(column_P)).scatter_reduce(
-            0, column_P, torch.arange(len(column_P)), "amin"
-        )
-        self.token_lists = texts.queries_B + [texts.passages_P[p] for p in first_U.tolist()]
-        excluded_E2 = false_negatives(texts.query_key_B, texts.passage_key_P, texts.positive_B, texts.known_K2)
-        self._column_P, self._count_B, self._positive_B, self._excluded_E2 = (
-            tensor.to(device.name) for tensor in (column_P, texts.count_B, texts.positive_B, excluded_E2)
-        )
-        self._temperature, self._factor, self._in_batch = temperature, factor, in_batch
-
-    def __call__(self, embedding_nD: Tensor) -> Iterator[Tensor]:
-        """Yield losses whose sum is the mean loss times the factor."""
-        queries, passages = len(self._positive_B), len(self._column_P)
-        if not self._in_batch:
-            similarity_BN = own_similarities(
-                embedding_nD[:queries], embedding_nD[queries:][self._column_P], self._count_B
-            )
-            yield hard_negative_loss(similarity_BN, self._temperature).mean() * self._factor
-            return
-        rows = max(1, SCORES // passages)
-        for start in range(0, queries, rows):
-            end = min(start + rows, queries)
-            mine_E = (self._excluded_E2[:, 0] >= start) & (self._excluded_E2[:, 0] < end)
-            excluded_E2 = self._excluded_E2[mine_E] - self._excluded_E2.new_tensor([start, 0])
-            passage_PD = embedding_nD[queries:][self._column_P]
-            loss_b = in_batch_loss(
-                embedding_nD[start:end], passage_PD, self._positive_B[start:end], self._temperature, excluded_E2
-            )
-            yield loss_b.sum() * (self._factor / queries)
+def _refuse_wider(dimensions: Collection[int], model: SentenceTransformer) -> None:
+    """Refuse to compute a loss on more dimensions than the embeddings have."""
+    width = side_of(model, "passages").get_embedding_dimension()
+    if dimensions and width is not None and max(dimensions) > width:
+        what, do = f"the embeddings have {width} dimensions", f"give at most {width}"
+        raise ConfigError(what, where="reference.matryoshka", saw=max(dimensions), do=do)

@@ -4,13 +4,14 @@ The reference is frozen, so what it says about a query and its passages never ch
 memory-mapped files under the cache folder, named by the content of everything they depend on:
 
 `drawn`: of the passages that the steps of a study draw, step by step. Costs what the steps themselves would cost.
-`all`: of every query to its positives and all its negatives, row by row. Serves any seed and any number of passages.
+`all`: of every query to its positives and all its negatives, row by row. Serves any seed and any number of passages,
+but not where a query has another instruction at every visit.
 
 A file begins as NaN and is filled unit by unit (a step, or 256 rows). Units are the same however often the filling was
 stopped, so what is stored does not depend on it, bit for bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +31,10 @@ from tdro.files import cache_folder, write_json
 from tdro.locks import one_at_a_time
 from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.training.own_similarities import similarities_of_all
+from tdro.training.query_loss import varied_datasets
 from tdro.training.run import Run
 from tdro.training.texts import StepTexts, TextSource
+from tdro.training.token_caches import wordings_of
 
 UNIT_ROWS = 256
 _BLOCK = 1 << 20
@@ -192,7 +195,8 @@ class ScoreStore:
             model = self._run.load(str(self._folder))
             return [LiveScores(model, self._run, self._run.ranks) for _ in batches]
         if how == "auto":
-            how = "all" if _texts_of_all(batches) <= 2 * self._texts_of_drawn(batches) else "drawn"
+            is_cheap = _texts_of_all(batches) <= 2 * self._texts_of_drawn(batches)
+            how = "all" if is_cheap and not varied_datasets(self._run.study) else "drawn"
         reference = _Lazy(self._run, self._folder)
         return [(self._all if how == "all" else self._drawn)(b, reference) for b in batches]
 
@@ -202,9 +206,10 @@ class ScoreStore:
         width = config.batch_size * config.passages_per_query
         rows = [(name, dataset.info.fingerprint) for name, dataset in batches.rows.items()]
         drawn = [rows, batches.seed, batches.mixture.sampling, config.batch_size, config.passages_per_query]
-        options = {name: self._run.study.data.datasets[name] for name in batches.rows}
-        texts = [self._text_settings, [[o.instruction, o.symmetric] for o in options.values()]]
-        file = self._open([drawn, texts], np.arange(batches.steps + 1) * width, {"datasets": [n for n, _ in rows]})
+        options, first = self._run.study.data.datasets, [wordings[0] for wordings in self._wordings(batches.rows)]
+        instructions = [[wording, options[name].symmetric] for name, wording in zip(batches.rows, first, strict=True)]
+        key = [drawn, [self._text_settings, instructions], *self._choices(batches.rows)]
+        file = self._open(key, np.arange(batches.steps + 1) * width, {"datasets": [n for n, _ in rows]})
 
         def look_at(step: int) -> np.ndarray:
             texts_of_step = batches.source.texts(batches.mixture.draw(step), config.passages_per_query)
@@ -222,11 +227,10 @@ class ScoreStore:
         files = {}
         sources = {name: dataset.source for name, dataset in batches.rows.items()}
         source = batches.source.over(sources)
-        for number, (name, rows) in enumerate(sources.items()):
+        for number, ((name, rows), [wording]) in enumerate(zip(sources.items(), self._wordings(sources), strict=True)):
             starts_n = _row_starts(rows)
             first_U = np.append(np.arange(0, len(rows), UNIT_ROWS), len(rows))
-            options = study.data.datasets[name]
-            key = [rows.info.fingerprint, self._text_settings, options.instruction, options.symmetric]
+            key = [rows.info.fingerprint, self._text_settings, wording, study.data.datasets[name].symmetric]
             files[name] = self._open(key, starts_n[first_U], {"dataset": name})
 
             def look_at(unit: int, number: int = number, first_U: np.ndarray = first_U) -> np.ndarray:
@@ -270,6 +274,21 @@ class ScoreStore:
         """How texts become tokens."""
         data = self._run.study.data
         return [data.instruction_template, data.query_max_length, data.passage_max_length]
+
+    def _wordings(self, names: Iterable[str]) -> list[list[str]]:
+        """What may stand in front of the queries of datasets."""
+        data = self._run.study.data
+        return [wordings_of(data.datasets[name], "queries", data.instruction_share) for name in names]
+
+    def _choices(self, names: Iterable[str]) -> list[object]:
+        """How visits choose what they show; nothing where all is as it was before there was a choice."""
+        data = self._run.study.data
+        found: list[object] = []
+        if (data.positives, data.negatives) != ("random", "random"):
+            found.append(["passages", data.positives, data.negatives])
+        if any(len(wordings) > 1 for wordings in self._wordings(names)):
+            found.append(["instructions", data.instruction_share, self._wordings(names)])
+        return found
 
     def _texts_of_drawn(self, batches: list[Batches]) -> int:
         """Texts that the steps draw."""

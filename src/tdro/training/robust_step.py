@@ -9,13 +9,14 @@ from torch import Tensor
 
 from tdro.config import WeightsConfig
 from tdro.core.groups import group_statistics
-from tdro.core.losses import hard_negative_loss
+from tdro.core.losses import by_query
 from tdro.core.objective import pooled_example_weights
 from tdro.core.rule import StepLosses
 from tdro.data.mixture import Draw
 from tdro.devices import ALONE, Device, Ranks
 from tdro.training.own_similarities import deal, similarities, similarities_of_all
 from tdro.training.prefetch import Prefetch
+from tdro.training.query_loss import query_loss
 from tdro.training.reference_scores import Batches, ReferenceScores
 from tdro.training.texts import StepTexts
 from tdro.training.weight_learner import WeightLearner
@@ -27,7 +28,8 @@ ATTEMPTS = 3
 class RobustStep:
     """One step of stage 1: gradients of the proxy, and losses for the learner, which is its state.
 
-    The loss of a query needs only its own passages, so micro-batches are accumulated plainly. The weights are fixed
+    The loss of a query needs only its own passages, so micro-batches are accumulated plainly; with distillation the
+    divergence from the passages' scores is part of it, for proxy and reference alike. The weights are fixed
     within a step: the proxy descends on sum_g alpha_g * mean loss of g, then the weights are updated. One transfer per
     step brings the losses from the device. Where one of them is not finite, the step is done again without its query.
 
@@ -61,14 +63,14 @@ class RobustStep:
     ) -> None:
         self._proxy, self._batches, self._reference = proxy, batches, reference
         self._config, self._device, self._max_tokens, self._held_out = config, device, max_tokens, held_out
-        self._names, self._ranks = list(batches.rows), ranks
+        self._names, self._ranks, self._loss = list(batches.rows), ranks, query_loss(config)
         self._drawn = Prefetch(lambda step: batches.drawn(step, config.passages_per_query), config.steps)
         self.learner = learner
 
     def backward(self, step: int, step_seed: int) -> dict[str, Any]:
         """Accumulate the proxy's gradients and update the weights."""
         draw, texts = self._drawn(step)
-        reference_B, misranked_B = self._look_at(self._reference.similarities(step, draw, texts))
+        reference_B, misranked_B = self._look_at(self._reference.similarities(step, draw, texts), texts)
         proxy_B, factor_B = self._descend(texts, torch.from_numpy(draw.dataset_B), reference_B.isfinite(), step_seed)
         losses = self._losses(draw, proxy_B, reference_B)
         held_out: StepLosses | None = None
@@ -115,11 +117,12 @@ class RobustStep:
 
     def _accumulate(self, texts: StepTexts, good_B: Tensor, factor_B: Tensor, step_seed: int) -> Tensor:
         """Do the forward and backward passes of the good queries; return [B] losses, NaN for the others."""
-        queries, losses = [], []
+        queries, losses, score_BN = [], [], by_query(texts.score_P, texts.count_B)
         for number, query_m, passes in deal(self._proxy, texts, self._max_tokens, self._ranks, good_B):
             torch.manual_seed(step_seed + number)
             similarity_mN = similarities(self._proxy, texts, query_m, self._device, self._max_tokens, passes)
-            loss_m = hard_negative_loss(similarity_mN, self._config.temperature)
+            score_mN = score_BN[query_m, : similarity_mN.shape[1]].to(similarity_mN.device)
+            loss_m = self._loss.of_own(similarity_mN, score_mN)
             (loss_m * factor_B[query_m].to(loss_m)).sum().backward()
             queries.append(query_m)
             losses.append(loss_m.detach())
@@ -134,14 +137,15 @@ class RobustStep:
         assert self._held_out is not None
         batches, reference = self._held_out
         draw, texts = batches.drawn(number, self._config.passages_per_query)
-        reference_B, _ = self._look_at(reference.similarities(number, draw, texts))
+        reference_B, _ = self._look_at(reference.similarities(number, draw, texts), texts)
         similarity_BN = similarities_of_all(self._proxy, texts, self._device, self._max_tokens, self._ranks)
-        return self._losses(draw, self._look_at(similarity_BN)[0], reference_B)
+        return self._losses(draw, self._look_at(similarity_BN, texts)[0], reference_B)
 
-    def _look_at(self, similarity_BN: Tensor) -> tuple[Tensor, Tensor]:
+    def _look_at(self, similarity_BN: Tensor, texts: StepTexts) -> tuple[Tensor, Tensor]:
         """Return [B] losses in float64, and whether a negative is more similar to the query than the positive."""
         best_B = similarity_BN[:, 1:].amax(1) if similarity_BN.shape[1] > 1 else similarity_BN[:, 0]
-        return hard_negative_loss(similarity_BN, self._config.temperature).double(), best_B > similarity_BN[:, 0]
+        loss_B = self._loss.of_own(similarity_BN, by_query(texts.score_P, texts.count_B))
+        return loss_B.double(), best_B > similarity_BN[:, 0]
 
     def _losses(self, draw: Draw, proxy_B: Tensor, reference_B: Tensor) -> StepLosses:
         """Put together what a batch has shown."""

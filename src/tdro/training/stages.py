@@ -1,4 +1,4 @@
-"""The stages that train on homogeneous batches, reference and robust; and what all stages share."""
+"""The stages that fine-tune, reference and robust; and what all stages share."""
 
 import shutil
 from collections.abc import Mapping
@@ -6,21 +6,24 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from tdro.config import Study, TrainingConfig, fingerprint
+from tdro.config import ReferenceConfig, Study, TrainingConfig, fingerprint
 from tdro.core.plan import Plan, reweight
 from tdro.core.rule import Rule
-from tdro.data.mixture import HomogeneousMixture
+from tdro.data.mixture import HomogeneousMixture, MixedMixture, Mixture
 from tdro.data.reading import Rows
 from tdro.errors import ConfigError, DataError
 from tdro.files import write_text
 from tdro.models.encoder import save_encoder, set_max_length
 from tdro.models.lora import has_lora, save_adapter
+from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.sharding import is_sharded
 from tdro.training.checkpoint import fill_tensors, trained_tensors
 from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.dataset_tokens import study_tokens
+from tdro.training.guide import Guide, load_guide
 from tdro.training.loop import Workplace, train
 from tdro.training.planning import plan_csv, plan_of, planned_examples
+from tdro.training.query_loss import refuse_impossible_fine_tuning
 from tdro.training.run import Run
 from tdro.training.texts import TextSource
 from tdro.training.watch import choice_of, watch_of
@@ -89,7 +92,9 @@ def save_model(run: Run, model: SentenceTransformer, name: str) -> None:
     adapter = run.folder / name / "adapter"
     shutil.rmtree(adapter, ignore_errors=True)  # of an earlier study with other settings
     if has_lora(model):
-        save_adapter(model, adapter, run.study.fill_root(run.study.model.base))
+        options = run.study.model
+        other = "" if options.query_encoder == "copy" else run.study.fill_root(options.query_encoder)
+        save_adapter(model, adapter, run.study.fill_root(options.base), other)
     save_encoder(model.eval(), run.folder / name / "model")
 
 
@@ -115,7 +120,7 @@ def influential(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
-    """Train the base on homogeneous batches with a plan; stages 0 and 2."""
+    """Train the base with a plan; stages 0 and 2."""
     study, config = run.study, run.study.reference
     inputs = {
         **_inputs(run, rows),
@@ -123,6 +128,7 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
         "probability": plan.probabilities,
         "loss factor": plan.loss_factors or {},
         "choice": choice_of(study),
+        **({"files of reference.guide": encoder_fingerprint(study.fill_root(config.guide))} if config.guide else {}),
     }
     stage_fingerprint = fingerprint(inputs)
     if skip(run, stage, stage_fingerprint, f"{stage}/model/modules.json"):
@@ -130,26 +136,11 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
     own_only = {name for name in drawn if not study.data.datasets[name].in_batch_negatives}
     _refuse_without_negatives_of_their_own(study, rows, own_only)
+    refuse_impossible_fine_tuning(config, drawn)
     with run.stage(stage, stage_fingerprint) as result:
         model = run.load_trainee()
-        mixture = HomogeneousMixture(sizes_of(rows), plan.probabilities, config.batch_size, study.seed)
-        with run.ranks.first():
-            tokens = study_tokens(run, drawn, model)
-        source = TextSource(rows, study.data, model, study.seed, tokens)
-        factor_G = [(plan.loss_factors or {}).get(name, 1.0) for name in rows]
-        step = ContrastiveStep(
-            model,
-            source,
-            mixture,
-            list(rows),
-            factor_G,
-            config,
-            run.device,
-            run.budget.max_tokens,
-            run.budget.graph_tokens,
-            own_only,
-            run.ranks,
-        )
+        mixture = _mixture(sizes_of(rows), plan, config, study.seed)
+        step = _step(run, model, rows, plan, mixture, own_only)
         here = place(run, stage, stage_fingerprint, inputs=inputs)
         watch = watch_of(run, model, here)
         train(model, config, step, here, watch)
@@ -159,6 +150,52 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
         seen = mixture.examples_seen(config.steps)
         result["epochs"] = {name: round(count / len(rows[name]), 3) for name, count in seen.items()}
     return stage_fingerprint
+
+
+def _mixture(sizes: dict[str, int], plan: Plan, config: ReferenceConfig, seed: int) -> Mixture:
+    """Say which rows each step sees."""
+    if config.batches == "mixed":
+        return MixedMixture(sizes, config.batch_size, seed, probabilities=plan.probabilities)
+    return HomogeneousMixture(sizes, plan.probabilities, config.batch_size, seed)
+
+
+def _step(
+    run: Run,
+    model: SentenceTransformer,
+    rows: dict[str, Rows],
+    plan: Plan,
+    mixture: Mixture,
+    own_only: set[str],
+) -> ContrastiveStep:
+    """Build the step, with its texts and with the guide where the study has one."""
+    study, config = run.study, run.study.reference
+    drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
+
+    def source_for(reader: SentenceTransformer) -> TextSource:
+        with run.ranks.first():
+            tokens = study_tokens(run, drawn, reader)
+        return TextSource(rows, study.data, reader, study.seed, tokens)
+
+    guide: Guide | None = None
+    if config.guide:
+        guide_model = load_guide(run)
+        source = source_for(guide_model)
+        guide = Guide(guide_model, source, config.guide_margin, run.device, run.max_tokens, run.ranks)
+    return ContrastiveStep(
+        model,
+        source_for(model),
+        mixture,
+        list(rows),
+        [(plan.loss_factors or {}).get(name, 1.0) for name in rows],
+        config,
+        run.device,
+        run.budget.max_tokens,
+        run.budget.graph_tokens,
+        own_only,
+        run.ranks,
+        study.model.normalize,
+        guide,
+    )
 
 
 def _refuse_without_negatives_of_their_own(study: Study, rows: dict[str, Rows], own_only: set[str]) -> None:

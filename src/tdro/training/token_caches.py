@@ -45,21 +45,28 @@ class TokenCaches:
         self._lengths: dict[Kind, int] = {"queries": data.query_max_length, "passages": data.passage_max_length}
         self._identities = {kind: identify(model.tokenizer, length) for kind, length in self._lengths.items()}
 
-    def distinct(self, name: str, rows: Rows, kind: Kind) -> UniqueTexts:
-        """Number the distinct texts of a dataset, instruction included."""
+    def distinct(self, name: str, rows: Rows, kind: Kind, instruction: str | None = None) -> UniqueTexts:
+        """Number the distinct texts of a dataset, instruction included; the numbers do not depend on it.
+
+        Args:
+            name: The dataset.
+            rows: Its rows.
+            kind: Queries or passages.
+            instruction: What is put in front of the texts; None: the dataset's own.
+        """
         study = self._run.study
         return unique_texts(
             rows,
             kind,
             cache=cache_folder(),
-            instruction=instruction_of(study.data.datasets[name], kind),
+            instruction=instruction_of(study.data.datasets[name], kind) if instruction is None else instruction,
             template=study.data.instruction_template,
             progress=lambda done, of: self._run.journal.progress("texts", done, of, dataset=name),
         )
 
-    def of_dataset(self, name: str, rows: Rows, kind: Kind) -> CachedTexts:
-        """Return the tokens of a dataset's texts."""
-        texts = self.distinct(name, rows, kind)
+    def of_dataset(self, name: str, rows: Rows, kind: Kind, instruction: str | None = None) -> CachedTexts:
+        """Return the tokens of a dataset's texts; the arguments are those of `distinct`."""
+        texts = self.distinct(name, rows, kind, instruction)
         return CachedTexts(texts, self.of_texts(texts, texts.content, name, kind))
 
     def of_texts(self, texts: Sequence[str], content: str, name: str, kind: Kind) -> Tokens:
@@ -96,6 +103,23 @@ def open_caches(run: Run, model: SentenceTransformer) -> TokenCaches | None:
 def instruction_of(options: DatasetConfig, kind: Kind) -> str:
     """Return what is put in front of a dataset's queries or passages."""
     return options.instruction if kind == "queries" or options.symmetric else ""
+
+
+def wordings_of(options: DatasetConfig, kind: Kind, share: float) -> list[str]:
+    """Return what may be put in front of a dataset's queries or passages in training; "" stands for nothing.
+
+    Args:
+        options: Settings of the dataset.
+        kind: Queries or passages.
+        share: Probability that a visit of a row has an instruction.
+
+    Returns:
+        Every instruction, then "" where a visit may have none; one entry where all visits are alike.
+    """
+    given = [wording for wording in (options.instruction, *options.more_instructions) if wording]
+    if not given or (kind == "passages" and not options.symmetric):
+        return [""]
+    return given if share == 1 else [*given, ""]
 
 
 def note_once(run: Run, text: str) -> None:

@@ -18,6 +18,7 @@ from tdro.training.dataset_tokens import study_tokens
 from tdro.training.diagnose import diagnose, subject_of
 from tdro.training.journal import Event
 from tdro.training.loop import Workplace, train
+from tdro.training.query_loss import refuse_impossible_weights
 from tdro.training.reference_scores import Batches, ReferenceScores, ScoreStore
 from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
@@ -45,6 +46,7 @@ def weights(run: Run, rows: dict[str, Rows], held_out: dict[str, Rows] | None, r
         Fingerprint of the weights.
     """
     config = run.study.weights
+    refuse_impossible_weights(run.study, rows)
     content = {name: dataset.info.fingerprint for name, dataset in (held_out or {}).items()}
     inputs = {"reference and all before it": reference_fingerprint, "weights": influential(config), "held out": content}
     identity = fingerprint(inputs)
