@@ -1,0 +1,368 @@
+"""The report is a pure reader that makes a useful, safe page of any run folder."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from run_folders import write_result, write_run
+
+from tdro.cli.main import main
+from tdro.errors import CheckpointError, EnvironmentProblem
+from tdro.evaluation.compare import compare
+from tdro.evaluation.sides import read_side
+from tdro.report.document import Block, Figure, Fold, Note, Report, Section, Table
+from tdro.report.page import as_html, make_report, write_report
+from tdro.report.reading import RunFiles
+
+ANCHORS = [
+    "verdict", "weights", "health", "losses", "plan", "advice", "scores", "what-if", "data", "cost", "provenance",
+    "guide",
+]  # fmt: skip
+EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("report") / "run", gain=0.05)
+
+
+class Page(HTMLParser):
+    """Collects what a browser would see."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+
+def section(report: Report, anchor: str) -> Section:
+    return next(one for one in report.sections if one.anchor == anchor)
+
+
+def blocks(of: Section | Fold) -> list[Block]:
+    return [inner for block in of.blocks for inner in ([block, *blocks(block)] if isinstance(block, Fold) else [block])]
+
+
+def words(of: Section) -> str:
+    """Everything a section says, without tables and pictures."""
+    return " ".join(str(block) for block in blocks(of) if not isinstance(block, Table | Figure))
+
+
+def table(of: Section, column: str) -> Table:
+    return next(b for b in blocks(of) if isinstance(b, Table) and column in b.header)
+
+
+def test_page_and_markdown_have_all_sections_and_need_nothing_else(finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    written = write_report(finished, finished.parent / "out")
+    html, text = written.page.read_text("utf-8"), written.text.read_text("utf-8")
+    page = Page(html)
+    assert [value for name, value in page.attributes if name == "id" and value in ANCHORS] == ANCHORS
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == [
+        one.title for one in make_report(finished).sections
+    ]
+    assert "could not be made" not in html
+    assert len(html) < 300_000
+    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert not [value for name, value in page.attributes if name in ("src", "href") and not value.startswith("#")]
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_every_picture_has_a_title_a_description_and_unique_ids(finished):
+    page = Page(as_html(make_report(finished)))
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    labels = [value.split() for name, value in page.attributes if name == "aria-labelledby"]
+    assert len(labels) == page.tags.count("svg") > 10
+    assert all(set(pair) <= set(ids) for pair in labels)
+
+
+def test_names_queries_and_passages_are_never_markup(tmp_path):
+    run = write_run(tmp_path / "run", [EVIL, "nq", "</script><b>"], gain=0.05, text=f"{EVIL} `code` </pre></script>")
+    written = write_report(run)
+    page = Page(written.page.read_text("utf-8"))
+    assert page.tags.count("script") == 2
+    assert not {"img", "b>"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    lines = written.text.read_text("utf-8").splitlines()
+    assert not [line for line in lines if "<" in line and not line.startswith("    name: made-up")]  # that is code
+
+
+def test_policy_allows_the_pages_own_script_only(finished):
+    import base64
+    import hashlib
+
+    html = as_html(make_report(finished))
+    script = html.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    assert "default-src 'none'" in html
+
+
+def test_a_clear_gain_is_said_with_the_numbers_of_tdro_compare(finished):
+    report = make_report(finished)
+    found = compare([read_side(name, [finished / "evaluation" / name]) for name in ("reference", "robust")])[0]
+    assert report.headline == "The robust model is better than the reference model"
+    difference = found.mean.test.difference
+    expected = f"from +{100 * difference.low:.2f} to +{100 * difference.high:.2f}"
+    assert expected in words(section(report, "verdict"))
+    row = table(section(report, "scores"), "95 % interval").rows[-1]
+    assert row[:5] == ("mean", "90", "45.00", f"{100 * found.mean.second:.2f}", f"+{100 * difference.mean:.2f}")
+
+
+def test_a_loss_is_said_as_plainly_as_a_gain(tmp_path):
+    run = write_run(tmp_path / "run", gain=-0.05)
+    assert make_report(run).headline == "The robust model is worse than the reference model"
+
+
+def test_few_tasks_without_a_clear_difference_are_too_small_to_tell(tmp_path):
+    report = make_report(write_run(tmp_path / "run", tasks=("fiqa",)))
+    assert report.headline == "Too small to tell"
+    first = section(report, "verdict").blocks[0]
+    assert isinstance(first, Note)
+    assert first.title == "This run was too small to tell."
+
+
+def test_equal_models_on_three_tasks_have_no_clear_difference(tmp_path):
+    report = make_report(write_run(tmp_path / "run"))
+    assert report.headline == "No clear difference between the reference and the robust model"
+
+
+def test_measures_that_disagree_are_both_in_the_headline(tmp_path):
+    run = write_run(tmp_path / "run", gain=0.05)
+    for model, gain in (("reference", 0.0), ("robust", -0.1)):
+        for task in ("mkqa-one", "mkqa-two", "mkqa-three"):
+            write_result(run / "evaluation" / model / task, task, model, gain, "text", main="acc@10")
+    (run / "resolved.yaml").unlink()  # which does not know these tasks
+    said = "The robust model against the reference model: better in nDCG@10; worse in Acc@10"
+    assert make_report(run).headline == said
+
+
+def test_an_error_that_ended_a_run_is_told(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    strip(run, "evaluation")
+    with (run / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write(
+            json.dumps({"event": "failed", "stage": "run", "time": 999.0, "error": "the disk\n  is full"}) + "\n"
+        )
+    assert "The run stopped with an error: the disk is full" in words(section(make_report(run), "verdict"))
+
+
+def test_health_names_drift_noise_and_clipping(finished):
+    said = words(section(make_report(finished), "health"))
+    assert "They drift" in said
+    assert "nq (75 %)" in said
+    assert "acted in 100 % of the steps" in said
+    assert "Every dataset was in every step." in said
+
+
+def test_a_collapse_is_called_one(tmp_path):
+    run = write_run(tmp_path / "run", weights=[0.98, 0.01, 0.01])
+    assert "Collapse: one dataset has 98 % of the weight" in words(section(make_report(run), "health"))
+
+
+def test_reference_losses_are_counted_from_the_table_or_the_journal(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    losses = {"dataset": ["nq", "quora", "nq", "nq", "nq"], "reference_loss": [0.0, 5.0, 0.0005, 0.2, float("nan")]}
+    pq.write_table(pa.table({**losses, "step": [0] * 5, "proxy_loss": [1.0] * 5}), run / "weights" / "losses.parquet")
+    title = "Reference losses of single queries"
+    said = next(b for b in section(make_report(run), "losses").blocks if isinstance(b, Figure) and b.title == title)
+    assert said.description.endswith("nq: 67 % below 0.001; quora: 0 % below 0.001.")
+    strip(run, "weights", "data", "evaluation")
+    step = {"event": "step", "stage": "weights", "time": 1.0, "step": 0, "steps": 9, "weights": [0.3, 0.3, 0.4],
+            "statistics": [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]] * 3, "groups": [0, 1, 0, 0],
+            "reference_losses": [0.0, 5.0, 0.0005, 0.2]}  # fmt: skip
+    (run / "events.jsonl").write_text(json.dumps(step) + "\n", "utf-8")
+    again = next(b for b in section(make_report(run), "losses").blocks if isinstance(b, Figure) and b.title == title)
+    assert again.description == said.description
+
+
+def test_losses_plan_and_advice_have_their_numbers(finished):
+    report = make_report(finished)
+    assert table(section(report, "losses"), "gap").rows[0][1:6] == ("20", "2.00", "1.00", "1.00", "2.00")
+    plan = {row[0]: row for row in table(section(report, "plan"), "flags").rows}
+    assert plan["xsum"][4] == "left out"
+    assert plan["nq"][3:6] == ("0.333", "0.500", "2.50")
+    assert "noise?" in plan["nq"][6]
+    advice = [row[:3] for row in table(section(report, "advice"), "advice").rows]
+    assert advice == [
+        ("nq", "keep", "at least 95 %"), ("xsum", "drop", "at least 95 %"), ("quora", "undecided", "below 95 %"),
+    ]  # fmt: skip
+
+
+def test_estimate_is_set_against_the_real_time(tmp_path):
+    run = write_run(tmp_path / "run")
+    stages = {"reference": {"seconds": 30, "low": 20, "high": 40}, "weights": {"seconds": 120}}
+    total = {"kwh": 0.0123, "money": 0.5}
+    (run / "estimate.json").write_text(json.dumps({"stages": stages, "total": total, "currency": "EUR"}), "utf-8")
+    assert "0.012 kWh and 0.50 EUR" in words(section(make_report(run), "cost"))
+    rows = {row[0]: row[1:] for row in table(section(make_report(run), "cost"), "estimated").rows}
+    assert rows["reference"] == ("30 s", "20 s to 40 s", "1 min 0 s", "200 %")
+    assert rows["weights"][-1] == "50 %"
+
+
+def test_check_and_leaks_are_shown(tmp_path):
+    run = write_run(tmp_path / "run")
+    check = {"totals": {"error": 1, "warning": 0, "note": 2}, "date": "today",
+             "counts": [{"level": "error", "code": "no-negatives", "dataset": "nq", "count": 7}]}  # fmt: skip
+    line = {"train": "nq", "test": "fiqa", "exact": 3, "near": 0, "simhash-k2": 0, "rate": 0.1, "queries": 2}
+    leakage = {"settings": {"gate": "warn"}, "tests": {"fiqa": 30}, "leaking_rows": {"nq": 3}, "table": [line],
+               "examples": []}  # fmt: skip
+    (run / "data" / "check.json").write_text(json.dumps(check), "utf-8")
+    (run / "data" / "leakage.json").write_text(json.dumps(leakage), "utf-8")
+    report = make_report(run)
+    assert table(section(report, "data"), "finding").rows == (("error", "nq", "no-negatives", "7"),)
+    assert table(section(report, "data"), "exact").rows == (("nq", "fiqa", "3", "0", "0", "10.00 %", "2"),)
+    assert "3 training rows ask what the evaluation asks" in words(section(report, "verdict"))
+
+
+def strip(run: Path, *gone: str) -> None:
+    """Take files and folders out of a run."""
+    for name in gone:
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+PARTIAL = {
+    "only the reference": (("weights", "data", "evaluation"), "weights", "ended before they were learned"),
+    "no evaluation": (("evaluation",), "verdict", "have not been evaluated yet"),
+    "no robust model": (("evaluation/robust", "data/plan.csv"), "plan", "did not get there"),
+    "no tables": (("weights/trajectory.parquet", "weights/statistics.parquet"), "health", "Nothing to say"),
+    "no settings": (("resolved.yaml", "study.yaml"), "verdict", "robust model is better"),
+    "no texts": (("evaluation/robust/fiqa/top.parquet",), "scores", "cannot be read"),
+    "only the journal": (("resolved.yaml", "study.yaml", "weights", "data", "evaluation"), "verdict", "No verdict"),
+    "only the settings": (("events.jsonl", "weights", "data", "evaluation"), "cost", "No stage of this run has ended"),
+    "only the evaluation": (("resolved.yaml", "events.jsonl", "weights", "data"), "scores", "Queries helped most"),
+}
+
+
+@pytest.mark.parametrize("case", PARTIAL)
+def test_a_partial_run_gets_a_page_that_says_what_is_missing(finished, tmp_path, case):
+    gone, anchor, said = PARTIAL[case]
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    strip(run, *gone)
+    report = make_report(run)
+    assert said in words(section(report, anchor))
+    assert "could not be made" not in as_html(report)
+
+
+def test_a_run_that_was_killed_while_learning_shows_the_steps_of_its_journal(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    learning = RunFiles(run).learning
+    assert learning is not None
+    strip(run, "weights", "data", "evaluation", "events.jsonl")
+    events = [
+        {"event": "step", "stage": "weights", "time": 1.0, "step": step, "steps": 20, "weights": w.tolist(),
+         "signal": s.tolist(), "statistics": c.tolist(), "misranked": m.tolist()}
+        for step, w, s, c, m in zip(
+            learning.steps, learning.weights_TG, learning.signal_TG, learning.sums_TGC, learning.misranked_TG,
+            strict=True,
+        )
+    ]  # fmt: skip
+    text = "".join(json.dumps(event) + "\n" for event in events[:15])
+    (run / "events.jsonl").write_text(text + text[:50], "utf-8")  # the last line is half written
+    again = RunFiles(run).learning
+    assert again is not None
+    assert again.names == learning.names
+    assert (again.weights_TG == learning.weights_TG[:15]).all()
+    report = make_report(run)
+    assert "weights (75 % of its steps)" in words(section(report, "verdict"))
+    assert "1 of the lines of events.jsonl cannot be read" in words(section(report, "verdict"))
+    assert section(report, "weights").blocks
+
+
+DAMAGED = [
+    "resolved.yaml", "events.jsonl", "weights/weights.json", "weights/trajectory.parquet", "weights/statistics.parquet",
+    "data/plan.csv", "evaluation/summary.json", "evaluation/robust/fiqa/summary.json",
+    "evaluation/robust/fiqa/scores.parquet",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_told_and_the_rest_is_shown(finished, tmp_path, name):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / name).write_bytes(b"\x00{[half")
+    report = make_report(run)
+    said = words(section(report, "verdict"))
+    assert name in said or str(Path(name).parent) in said
+    assert "could not be made" not in as_html(report)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"last": 3}',
+        '{"last": {"nq": "x"}, "diagnostics": []}',
+        '{"last": {"nq": NaN, "quora": Infinity, "xsum": -1}}',
+    ],
+)
+def test_json_of_another_shape_never_stops_the_page(finished, tmp_path, content):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for name in ("weights/weights.json", "data/check.json", "data/leakage.json", "estimate.json"):
+        (run / name).write_text(content, "utf-8")
+    html = as_html(make_report(run))
+    assert "How to read this page" in html
+    assert not re.search(r' (d|x|y|width|height)="[^"]*(nan|inf)', html)
+
+
+def test_one_dataset_and_two_hundred_get_a_page(tmp_path):
+    one = write_run(tmp_path / "one", ["nq"], robust={"share": 1.0})
+    assert "could not be made" not in as_html(make_report(one))
+    names = [f"dataset-with-a-long-name-{k}" for k in range(200)]
+    many = write_report(write_run(tmp_path / "many", names, steps=200, weights=[0.97**k for k in range(200)]))
+    html = many.page.read_text("utf-8")
+    assert "could not be made" not in html
+    assert many.page.stat().st_size < 2_000_000
+    assert all(f">{name}<" in html for name in names)
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path, capsys):
+    with pytest.raises(CheckpointError, match="no run folder"):
+        make_report(tmp_path)
+    assert main(["report", str(tmp_path)]) == 2
+    assert "tdro run" in capsys.readouterr().err
+
+
+def test_the_command_says_the_verdict_and_where_the_page_is(finished, tmp_path, capsys):
+    assert main(["report", str(finished), "--output", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "The robust model is better than the reference model",
+        str(tmp_path / "index.html"),
+        str(tmp_path / "report.md"),
+    ]
+
+
+def test_a_place_that_cannot_be_written_is_refused(finished, tmp_path):
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(EnvironmentProblem, match="report cannot be written"):
+        write_report(finished, tmp_path / "file")
+
+
+def test_no_torch_and_nothing_heavy_before_it_is_needed(finished, tmp_path):
+    code = (
+        "import sys, tdro.report.page as page; from pathlib import Path;"
+        "assert not {'numpy', 'pyarrow', 'scipy', 'jinja2'} & set(sys.modules), 'heavy';"
+        f"page.write_report(Path({str(finished)!r}), Path({str(tmp_path)!r}));"
+        "assert 'torch' not in sys.modules, 'torch'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
