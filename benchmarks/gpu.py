@@ -47,8 +47,9 @@ from tdro.devices import Device
 from tdro.models.encoder import embed
 from tdro.training import cached_step
 from tdro.training.contrastive_step import ContrastiveStep
-from tdro.training.loop import StageStep, _optimizer
+from tdro.training.loop import StageStep
 from tdro.training.negatives import negatives
+from tdro.training.optimizers import make_optimizer
 from tdro.training.own_similarities import similarities_of_all
 from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
@@ -158,7 +159,7 @@ def stage_step(run: Run, rows: dict[str, Rows], stage: str) -> tuple[torch.nn.Mo
 def time_stage(run: Run, rows: dict[str, Rows], stage: str, steps: int, ceiling: float) -> dict[str, float]:
     """Time whole steps, optimizer included."""
     model, step = stage_step(run, rows, stage)
-    optimizer = _optimizer(model, run.study.reference)
+    optimizer = make_optimizer(model, run.study.reference)
     seconds, tokens, pairs = 0.0, 0, 0.0
     with counted(model) as count:
         for number in range(steps + 1):

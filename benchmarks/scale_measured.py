@@ -33,7 +33,7 @@ from tdro.models.encoder import embed, load_encoder
 from tdro.models.lora import Lora, add_lora
 from tdro.models.network import checkpoint_gradients
 from tdro.training.checkpoint import Checkpoints, save_checkpoint
-from tdro.training.loop import _optimizer
+from tdro.training.optimizers import make_optimizer
 from tdro.training.weight_learner import WeightLearner, make_rule
 
 Family = Literal["bert", "qwen2", "llama", "mistral"]
@@ -113,7 +113,7 @@ def paper_kept_bytes(shape: Shape, method: Method) -> float:
 
 def stepped(model: SentenceTransformer) -> torch.optim.Optimizer:
     """Do one step of the optimizer that training uses; gradients stay."""
-    optimizer = _optimizer(model, WeightsConfig())
+    optimizer = make_optimizer(model, WeightsConfig())
     with AUTOCAST.precision():
         embedding_nD = embed(model, texts(model)[:1])
     embedding_nD.sum().backward()

@@ -1,7 +1,14 @@
-"""Reading and writing a study file: YAML text to a `Study` and back, with file and line in every refusal."""
+"""Reading and writing a study file: YAML text to a `Study` and back, with file and line in every refusal.
+
+A file that begins with `extends: OTHER.yaml` says only what differs from another study file; the path is seen from its
+own folder. Mappings are merged key by key, all the way down; everything else, lists too, takes the place of what the
+other file says. The other file may extend a third one.
+"""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +26,90 @@ _DEEPEST = 50
 
 RAN_KEY = "ran"
 """Top-level key of `resolved.yaml` that records versions and fingerprints; ignored when the file is read again."""
+EXTENDS_KEY = "extends"
+"""Top-level key that names the study file which a file builds on."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file of a study: its text, its YAML with line numbers, and its values."""
+
+    path: Path
+    text: str
+    node: yaml.Node | None
+    values: dict[str, Any]
 
 
 def load_study(path: Path) -> Study:
-    """Read a study file.
+    """Read a study file, and the files that it extends.
 
     Raises:
-        ConfigError: Missing or not YAML, an unknown key (with a suggestion), a wrong value; with file:line.
+        ConfigError: Missing or not YAML, an unknown key (with a suggestion), a wrong value, files that extend each
+            other; with file:line.
+    """
+    files = _with_extended(path)
+    try:
+        return Study.model_validate(_joined(files))
+    except ValidationError as error:
+        raise _explain(error, files) from None
+
+
+def study_text(path: Path) -> str:
+    """Return a study as it was written, in one text that `load_study` reads wherever it is kept.
+
+    A file that extends others becomes one file: its own first comment, then the values of all, without defaults.
+
+    Raises:
+        ConfigError: As `load_study`, but for wrong keys and values.
+    """
+    files = _with_extended(path)
+    if len(files) == 1:
+        return files[0].text
+    comment = takewhile(lambda line: line.startswith("#"), files[0].text.splitlines())
+    joined = "# Joined from " + ", ".join(str(file.path) for file in files)
+    return "\n".join([*comment, joined, _as_yaml(_joined(files))])
+
+
+def _with_extended(path: Path) -> list[_File]:
+    """Read a study file, the one that it extends, and so on."""
+    files = [_read(path)]
+    while (other := files[-1].values.get(EXTENDS_KEY)) is not None:
+        here = files[-1]
+        where = f"{here.path}:{_line_of(here.node, [EXTENDS_KEY])[0]}:{EXTENDS_KEY}"
+        if not isinstance(other, str):
+            raise ConfigError("extends names one study file", where=where, saw=other, do="write extends: OTHER.yaml")
+        found = here.path.parent / other
+        if not found.is_file():
+            raise ConfigError("study file to extend is not there", where=where, saw=other, do=_near_file(found))
+        if any(found.samefile(file.path) for file in files):
+            do = "remove one of the extends"
+            raise ConfigError("study files extend each other in a circle", where=where, saw=other, do=do)
+        files.append(_read(found))
+    return files
+
+
+def _joined(files: Sequence[_File]) -> dict[str, Any]:
+    """Merge the values of files, the first of which has the last word."""
+    values: dict[str, Any] = {}
+    for file in reversed(files):
+        values = _merged(values, file.values)
+    return {key: value for key, value in values.items() if key not in (RAN_KEY, EXTENDS_KEY)}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Put values over others; mappings are merged."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _read(path: Path) -> _File:
+    """Read one file.
+
+    Raises:
+        ConfigError: Missing, not YAML or no mapping; with file:line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -49,11 +133,7 @@ def load_study(path: Path) -> Study:
     _refuse_repeated_keys(node, path)
     if not isinstance(raw, dict):
         raise ConfigError("a study is a mapping of keys to values", where=path, saw=raw, do="see recipes/demo.yaml")
-    raw.pop(RAN_KEY, None)
-    try:
-        return Study.model_validate(raw)
-    except ValidationError as error:
-        raise _explain(error, path, node) from None
+    return _File(path, text, node, raw)
 
 
 def save_study(study: Study, ran: Mapping[str, Any] | None = None) -> str:
@@ -63,8 +143,12 @@ def save_study(study: Study, ran: Mapping[str, Any] | None = None) -> str:
         study: The study.
         ran: Versions, fingerprints and so on, recorded under the key `ran`.
     """
-    content = study.model_dump(mode="json") | ({RAN_KEY: dict(ran)} if ran else {})
-    return yaml.dump(content, Dumper=_InFull, sort_keys=False, allow_unicode=True, width=120)
+    return _as_yaml(study.model_dump(mode="json") | ({RAN_KEY: dict(ran)} if ran else {}))
+
+
+def _as_yaml(values: dict[str, Any]) -> str:
+    """Write values as YAML text."""
+    return yaml.dump(values, Dumper=_InFull, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _InFull(yaml.SafeDumper):
@@ -75,11 +159,12 @@ class _InFull(yaml.SafeDumper):
         return True
 
 
-def _explain(error: ValidationError, path: Path, node: yaml.Node | None) -> ConfigError:
+def _explain(error: ValidationError, files: Sequence[_File]) -> ConfigError:
     """Turn pydantic's first error into one block with file:line and, for an unknown key, a suggestion."""
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
-    where = f"{path}:{_line_of(node, location)}:{'.'.join(location)}"
+    file = max(files, key=lambda file: _line_of(file.node, location)[1])  # of equals the first: it had the last word
+    where = f"{file.path}:{_line_of(file.node, location)[0]}:{'.'.join(location)}"
     if first["type"] == "extra_forbidden":
         known = _keys_at(location[:-1])
         close = difflib.get_close_matches(location[-1].replace("-", "_"), known, n=1, cutoff=0.5)
@@ -131,25 +216,24 @@ def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
     lines: dict[str, int] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
-        if lines.setdefault(str(key.value), line) != line:
-            do = "keep one of them"
-            raise ConfigError(
-                f"key occurs twice, also in line {lines[key.value]}", where=f"{path}:{line}", saw=key.value, do=do
-            )
+        if (first := lines.get(str(key.value))) is not None:
+            what, do = f"key occurs twice, also in line {first}", "keep one of them"
+            raise ConfigError(what, where=f"{path}:{line}", saw=key.value, do=do)
+        lines[str(key.value)] = line
         _refuse_repeated_keys(value, path)
 
 
-def _line_of(node: yaml.Node | None, location: list[str]) -> int:
-    """Line of the deepest part of a dotted location that the file has, from 1."""
-    line = 1
+def _line_of(node: yaml.Node | None, location: list[str]) -> tuple[int, int]:
+    """Line, from 1, of the deepest part of a dotted location that the file has; and how many parts it has."""
+    line, depth = 1, 0
     for part in location:
         if not isinstance(node, yaml.MappingNode):
             break
         found = next(((key, value) for key, value in node.value if key.value == part), None)
         if found is None:
             break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
+        line, node, depth = found[0].start_mark.line + 1, found[1], depth + 1
+    return line, depth
 
 
 def _near_file(path: Path) -> str:

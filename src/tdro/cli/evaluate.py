@@ -54,7 +54,7 @@ class Arguments:
     """Folders of tasks."""
     out: str = ""
     """Folder for the results."""
-    kind: Literal["auto", "beir", "miracl", "mkqa"] = "auto"
+    kind: Literal["auto", "beir", "miracl", "mkqa", "rows"] = "auto"
     """Layout of the tasks; auto: as their files tell."""
     split: str = ""
     """Which qrels; empty: test, but dev for MS MARCO and MIRACL."""

@@ -109,6 +109,19 @@ def _passage_text(text: Any, value: Any, role: str, field: str) -> str:
     return _storable(text, field)
 
 
+def id_of(record: dict[str, Any]) -> Any:
+    """Return the id of a document or query of BEIR."""
+    return record.get("_id", record.get("id"))
+
+
+def passage_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a document as a passage in the tevatron layout; one that has a title only has it as its text."""
+    title, text = record.get("title"), record.get("text")
+    if text in ("", None) and isinstance(title, str) and title:
+        title, text = None, title
+    return {"docid": id_of(record), "title": title, "text": text}
+
+
 def optional_text(value: Any, what: str, field: str) -> str:
     """Return a text that may be absent, checked; empty where there is none."""
     if value is None:

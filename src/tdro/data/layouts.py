@@ -12,7 +12,7 @@ A passage is a plain string, or an object with `text` and, if there are any, `ti
 `rank` and `model`. In the first two layouts positives and negatives are lists of passages. In the third every column
 holds one text; `query`, `question` and `sentence1` stand for `anchor`, `answer` and `sentence2` for `positive`.
 `query_id` is optional, and so are `prompt` in the first two layouts and `pos_scores`, `neg_scores` in the second.
-Other columns are not read.
+Other columns are not read. In the layouts with columns a row may have ids in the place of texts (`tdro.data.lookup`).
 """
 
 import re
@@ -32,6 +32,7 @@ from tdro.data.fields import (
     set_of,
     spread,
 )
+from tdro.data.lookup import Lookup
 from tdro.data.records import Passage, Row
 from tdro.errors import DataError
 
@@ -141,6 +142,7 @@ class RowParser:
 
     Args:
         name: The dataset's name.
+        lookup: Has the texts of rows that have ids only.
 
     Attributes:
         layout: The layout, once the first record was read.
@@ -152,8 +154,9 @@ class RowParser:
         ('nq-1', '8debaa289b33d946', 'bees')
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lookup: Lookup | None = None) -> None:
         self.name = name
+        self._lookup = lookup or Lookup()
         self.layout: Layout | None = None
         self.unread: set[str] = set()
         self._columns: tuple[str, ...] | None = None
@@ -192,7 +195,7 @@ class RowParser:
             check_labels(record, layout.labels)
             query, positives = set_of(record, layout.query)
             return Row(query_id, query, tuple(positives), ())
-        query = query_of(record, layout.query)
+        query = query_of(self._lookup.query(record, layout.query), layout.query)
         check_labels(record, layout.labels)
         positives = self._passages(record, layout, (layout.positive,), "positive")
         if not positives:
@@ -215,7 +218,7 @@ class RowParser:
                 raise Fault(what, f":{column}", value, do)
             for i, item in enumerate((value,) if single else value):
                 try:
-                    passages.append(passage_of(item, role))
+                    passages.append(passage_of(self._lookup.passage(item), role))
                 except Fault as fault:
                     fault.field = f":{column}{'' if single else f'[{i}]'}{fault.field}"
                     raise

@@ -83,15 +83,23 @@ def json_records(file: Path, packed: bool = False) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: The file cannot be read any further.
     """
-    with reading(lambda: file), opened(file, packed) as stream:
-        is_list = _LIST_OF_ROWS.match(stream.peek(1)[:4096]) is not None  # type: ignore[attr-defined]
-    if is_list:
+    if is_list_of_rows(file, packed):
         yield from _members(file, packed)
         return
     for number, line in numbered_lines(file, packed):
         line = line.rstrip()
         if line:
             yield f"{file}:{number}", line
+
+
+def is_list_of_rows(file: Path, packed: bool = False) -> bool:
+    """Tell whether a JSON file begins with a list of objects or of lists, and not with a line for each record.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with reading(lambda: file), opened(file, packed) as stream:
+        return _LIST_OF_ROWS.match(stream.peek(1)[:4096]) is not None  # type: ignore[attr-defined]
 
 
 def decode(unit: Any, place: str) -> Any:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count, repeat
 from pathlib import Path
 
@@ -19,14 +19,19 @@ from tdro.config import Study
 from tdro.data.hub import fetch, is_address
 from tdro.data.layouts import RowParser
 from tdro.data.lines import decode
+from tdro.data.lookup import Lookup
 from tdro.data.records import DatasetInfo, Row
 from tdro.data.sources import Source, find_source
 from tdro.data.store import Rows, hash_file, open_entry, stamp, write_entry
+from tdro.data.text_files import IN_THE_ROWS, Collections, open_lookup
 from tdro.data.writing import write_rows
 from tdro.errors import ConfigError, DataError, EnvironmentProblem
 from tdro.files import cache_folder, read_json, write_json
 
-__all__ = ["Rows", "Scan", "content_hash", "read_dataset", "read_study_dataset", "scan_rows", "write_rows"]
+__all__ = [
+    "Collections", "Rows", "Scan", "content_hash", "read_dataset", "read_study_dataset", "scan_rows", "texts_of",
+    "write_rows",
+]  # fmt: skip
 
 _STORED_FORM = 1  # part of every fingerprint: raise it when the rows stored of the same files would differ
 _SETTLED_NS = 2_000_000_000  # a file changed more recently than this could change again under the same time stamp
@@ -39,6 +44,7 @@ def read_dataset(
     cache: str | Path,
     max_rows: int | None = None,
     seed: int = 0,
+    texts: Collections = IN_THE_ROWS,
 ) -> Rows:
     """Read a dataset, or map what an earlier call has read.
 
@@ -56,9 +62,10 @@ def read_dataset(
         max_rows: Keep a uniform random sample of this many rows, in file order; None keeps all. Rows outside the
             sample are not checked.
         seed: Seed of the sample.
+        texts: Files with the texts of queries and passages, where the rows have ids only.
 
     Returns:
-        The rows, memory-mapped. Scores, ranks and prompts of the source are not kept; `Scan` reads them.
+        The rows, memory-mapped. Ranks and prompts of the source are not kept; `Scan` reads them.
 
     Raises:
         DataError: The source or one of its rows cannot be used; says where, the value seen and what to do.
@@ -79,21 +86,26 @@ def read_dataset(
         raise ConfigError("a dataset needs a file", where=name, do="give at least one path")
     if seed < 0:
         raise ConfigError("seed must not be negative", where=name, saw=seed, do="give 0 or a positive whole number")
-    sources = [_locate(path, cache) for path in paths]
-    stamps, contents = zip(*(_content(source, cache) for source in sources), strict=True)
+    sources, behind = [_locate(path, cache) for path in paths], texts.given
+    files = [*sources, *behind.values()]
+    stamps, contents = zip(*(_content(source, cache) for source in files), strict=True)
     sample = None if max_rows is None else (_checked(max_rows, name), seed)
-    read = [[source.kind, content] for source, content in zip(sources, contents, strict=True)]
-    fingerprint = _hash_text(json.dumps([_STORED_FORM, name, *(read[0] if len(read) == 1 else [read]), sample]))
+    read = [[source.kind, content] for source, content in zip(sources, contents, strict=False)]
+    parts = [_STORED_FORM, name, *(read[0] if len(read) == 1 else [read]), sample]
+    parts += [dict(zip(behind, contents[len(sources) :], strict=True))] if behind else []
+    fingerprint = _hash_text(json.dumps(parts))
     shown = ", ".join(map(str, paths))
-    parsers = [RowParser(name) for _ in sources]
+    parsers: list[RowParser] = []
 
     def rows() -> Iterator[Row]:
         """Read the sources one after the other."""
         kept = repeat(True) if sample is None else _sample(_count(sources, paths), *sample)
         numbers = count(1)
-        for source, parser in zip(sources, parsers, strict=True):
-            for number, place, record in source.records(kept, numbers):
-                yield parser.parse(record, place, number)
+        with open_lookup(texts) as lookup:
+            parsers[:] = [RowParser(name, lookup) for _ in sources]
+            for source, parser in zip(sources, parsers, strict=True):
+                for number, place, record in source.records(kept, numbers):
+                    yield parser.parse(record, place, number)
 
     def describe(rows: int) -> DatasetInfo:
         """Return what is known once every row was read."""
@@ -101,7 +113,7 @@ def read_dataset(
         for path, layout in zip(paths, layouts, strict=True):
             if layout is None and sample is None:
                 raise _empty(path)
-        if list(stamps) != [_stamps(source) for source in sources]:
+        if list(stamps) != [_stamps(source) for source in files]:
             raise DataError("the dataset changed while it was read", where=shown, do="run again when it is complete")
         return DatasetInfo(name, shown, " + ".join(dict.fromkeys(filter(None, layouts))), rows, fingerprint)
 
@@ -115,8 +127,15 @@ def read_dataset(
 def read_study_dataset(study: Study, name: str) -> Rows:
     """Read a dataset of a study with the study's options, through the cache of this machine."""
     max_rows = study.data.datasets[name].max_rows or study.data.max_rows
-    cache = cache_folder() / "datasets"
-    return read_dataset(name, study.files_of(name), cache=cache, max_rows=max_rows, seed=study.seed)
+    cache, texts = cache_folder() / "datasets", texts_of(study, name)
+    return read_dataset(name, study.files_of(name), cache=cache, max_rows=max_rows, seed=study.seed, texts=texts)
+
+
+def texts_of(study: Study, name: str) -> Collections:
+    """Return where the texts of a study's dataset are, if its rows have ids only."""
+    options = study.data.datasets[name]
+    queries, passages = (study.locate(path) if path else None for path in (options.queries, options.passages))
+    return Collections(queries, passages)
 
 
 class Scan:
@@ -130,6 +149,7 @@ class Scan:
         paths: Files, folders and addresses, as for `read_dataset`.
         max_rows: Look at a uniform random sample of this many rows only, the one that `read_dataset` draws.
         seed: Seed of the sample.
+        texts: Files with the texts of queries and passages, where the rows have ids only.
 
     Attributes:
         layouts: Path -> layout; filled while the rows are read.
@@ -137,14 +157,32 @@ class Scan:
         cut_short: The errors after which something of a file was left unread.
     """
 
-    def __init__(self, name: str, paths: Sequence[str | Path], *, max_rows: int | None = None, seed: int = 0) -> None:
-        self._name, self._paths = name, paths
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[str | Path],
+        *,
+        max_rows: int | None = None,
+        seed: int = 0,
+        texts: Collections = IN_THE_ROWS,
+    ) -> None:
+        self._name, self._paths, self._texts = name, paths, texts
         self._sample = None if max_rows is None else (_checked(max_rows, name), seed)
         self.layouts: dict[str, str] = {}
         self.unread: set[str] = set()
         self.cut_short: list[DataError] = []
 
     def __iter__(self) -> Iterator[tuple[str, Row | DataError]]:
+        with ExitStack() as stack:
+            try:
+                lookup = stack.enter_context(open_lookup(self._texts))
+            except DataError as problem:
+                yield self._stop(problem)
+            else:
+                yield from self._found(lookup)
+
+    def _found(self, lookup: Lookup) -> Iterator[tuple[str, Row | DataError]]:
+        """Go through the rows."""
         cache = cache_folder() / "datasets"
         kept: Iterator[bool] = repeat(True)
         if self._sample is not None:
@@ -157,7 +195,7 @@ class Scan:
             except DataError as problem:
                 yield self._stop(problem)
                 continue
-            parser = RowParser(self._name)
+            parser = RowParser(self._name, lookup)
             for stream in source.streams():
                 try:
                     for (place, unit), number, keep in zip(stream, numbers, kept, strict=False):

@@ -7,6 +7,7 @@
 | MIRACL | `miracl-v1.0-LANG/` with topics and qrels, `miracl-corpus-v1.0-LANG/` here or in `corpus` | languages |
 | MIRACL with hard negatives | a folder in BEIR layout for each language: `ar/`, `bn/`, ... | languages |
 | MKQA | `mkqa.jsonl` or `.gz`, or a file for each language; documents in `corpus` | languages |
+| rows | a file in any layout of training rows; a folder of such files with `kind: rows` | one |
 
 The score of a task is the mean over its parts, so that CQADupStack counts once in a mean over BEIR.
 """
@@ -25,15 +26,16 @@ from tdro.evaluation.beir import find_beir_set, find_cqadupstack, is_cqadupstack
 from tdro.evaluation.benchmarks import AnswerJudge, Benchmark, Oddity, Part, Task
 from tdro.evaluation.miracl import find_miracl, is_miracl
 from tdro.evaluation.mkqa import Mkqa, read_mkqa, tokenize_documents
+from tdro.evaluation.rows import find_rows
 from tdro.retrieval.documents import Documents, store_documents
 from tdro.retrieval.passage_files import find_passages
 from tdro.retrieval.shards import Progress
 
-_LAYOUTS = "see docs/evaluation.md for the layouts of BEIR, MIRACL and MKQA"
+_LAYOUTS = "see docs/evaluation.md for the layouts of BEIR, MIRACL and MKQA; rows in a folder want kind: rows"
 
 
 def find_task(name: str, options: TaskConfig, root: Path = Path()) -> Task:
-    """Find a task; no texts are read but the questions of MKQA.
+    """Find a task; no texts are read but the questions of MKQA. A file that is not called mkqa is one of rows.
 
     Args:
         name: Its name in reports.
@@ -47,11 +49,13 @@ def find_task(name: str, options: TaskConfig, root: Path = Path()) -> Task:
     path, corpus = root / options.path, root / options.corpus if options.corpus else None
     if not path.exists():
         raise DataError("evaluation set not found", where=name, saw=str(path), do="check the path")
-    kind = _kind(path) if options.kind == "auto" else options.kind
+    kind = _kind(path) or ("rows" if path.is_file() else "") if options.kind == "auto" else options.kind
     if kind == "mkqa":
         return _find_mkqa(name, path, options, corpus)
     if kind == "miracl":
         return find_miracl(name, path, options, corpus)
+    if kind == "rows":
+        return find_rows(name, path, options, corpus)
     if kind == "beir":
         found = find_cqadupstack if path.is_dir() and is_cqadupstack(path) else find_beir_set
         return found(name, path, options)

@@ -10,7 +10,7 @@ import numpy as np
 from tdro.config import DatasetConfig, Study
 from tdro.data.examples import with_instruction
 from tdro.data.hub import is_address
-from tdro.data.reading import Scan, content_hash
+from tdro.data.reading import Scan, content_hash, texts_of
 from tdro.data.records import Passage, Row
 from tdro.data.sources import find_source
 from tdro.errors import DataError, TdroError
@@ -89,7 +89,7 @@ def check_dataset(
         The report, and the tables that compare datasets.
     """
     paths = study.files_of(name)
-    scan, found = Scan(name, paths), _Found(study, name, work)
+    scan, found = Scan(name, paths, texts=texts_of(study, name)), _Found(study, name, work)
     number = 0
     for number, (place, row) in enumerate(scan, start=1):
         if isinstance(row, DataError):
@@ -321,8 +321,10 @@ class _Found:
     def _content(self) -> str:
         """Hash the bytes of the files."""
         try:
-            hashes = [content_hash(file, cache_folder() / "datasets") for file in files_of(self.study, self.name)]
-        except OSError:
+            behind = texts_of(self.study, self.name).given.values()
+            files = [*files_of(self.study, self.name), *(file for source in behind for file in source.files)]
+            hashes = [content_hash(file, cache_folder() / "datasets") for file in files]
+        except (OSError, DataError):
             return ""
         return hash_exactly(" ".join(hashes)).hex() if hashes else ""
 

@@ -13,9 +13,11 @@ from tdro.config import Study
 from tdro.data.hub import fetch, is_address
 from tdro.data.layouts import RowParser
 from tdro.data.lines import decode
-from tdro.data.reading import write_rows
+from tdro.data.lookup import Lookup
+from tdro.data.reading import texts_of, write_rows
 from tdro.data.records import Passage, Row
 from tdro.data.sources import find_source
+from tdro.data.text_files import open_lookup
 from tdro.errors import DataError
 from tdro.files import cache_folder
 from tdro.prepare.check_dataset import TICK, needs_negatives, positives_among
@@ -69,8 +71,8 @@ def repair_dataset(
     Returns:
         The counts.
     """
-    with dropped.open("w", encoding="utf-8") as file:
-        repair = _Repair(study, name, file, tick)
+    with dropped.open("w", encoding="utf-8") as file, open_lookup(texts_of(study, name)) as lookup:
+        repair = _Repair(study, name, file, tick, lookup)
         rows = write_rows(repair.rows(repeated_rows), out)
     return Repaired(name, str(out), rows, repair.dropped_rows, repair.dropped_passages, repair.changed)
 
@@ -78,8 +80,9 @@ def repair_dataset(
 class _Repair:
     """The rows of a dataset, repaired on their way."""
 
-    def __init__(self, study: Study, name: str, file: TextIO, tick: Callable[[int], None]) -> None:
+    def __init__(self, study: Study, name: str, file: TextIO, tick: Callable[[int], None], lookup: Lookup) -> None:
         self.dropped_rows = self.dropped_passages = self.changed = 0
+        self._lookup = lookup
         self._study, self._name, self._file, self._tick = study, name, file, tick
         self._needs_negatives = needs_negatives(study)
 
@@ -106,7 +109,7 @@ class _Repair:
             except DataError as problem:
                 self._drop_file(problem)
                 continue
-            parser = RowParser(self._name)
+            parser = RowParser(self._name, self._lookup)
             for stream in source.streams():
                 try:
                     for place, unit in stream:

@@ -7,9 +7,8 @@ call what saves and loads; rank 0 writes.
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from tdro.devices import ALONE, Ranks
 from tdro.errors import CheckpointError, EnvironmentProblem
 from tdro.files import atomic_folder, read_json, write_json
 from tdro.sharding import cut_like, gathered
+from tdro.training.optimizers import fill_moments, moments_of, read_moments
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def save_checkpoint(
     """
     writes = place.ranks.number == 0
     tensors = trained_tensors(model, writes)
-    moments = _on_cpu(_moments(optimizer), writes)
+    moments = _on_cpu(moments_of(optimizer), writes)
     if not writes:
         return
     about = {"format": FORMAT, "step": step, "fingerprint": place.fingerprint, "inputs": _flat(place.inputs)}
@@ -202,12 +201,7 @@ class _Found:
     def fill(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put it into a model and an optimizer."""
         fill_tensors(model, self.tensors)
-        parameters = _parameters(optimizer)
-        state = {
-            index: {name: cut_like(value, parameters[index]) if value.ndim else value for name, value in values.items()}
-            for index, values in self.moments.items()
-        }
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        fill_moments(optimizer, self.moments)
 
 
 def _read(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, place: Checkpoints) -> _Found:
@@ -221,20 +215,7 @@ def _read(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     _refuse_others(path, content, place)
     tensors, joined = load_file(path / MODEL), load_file(path / OPTIMIZER)
     _compare(tensors, _tensors(model), MODEL)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in joined.items():
-        number, name = key.split(".", 1)
-        moments.setdefault(int(number), {})[name] = tensor
-    parameters = _parameters(optimizer)
-    for index, values in moments.items():
-        wanted = parameters[index] if index < len(parameters) else None
-        if (
-            wanted is None
-            or values.keys() != _MOMENTS
-            or any(value.ndim and value.shape != wanted.shape for value in values.values())
-        ):
-            raise ValueError(f"{OPTIMIZER} does not fit parameter {index}")
-    return _Found(int(content["step"]), dict(content["state"]), tensors, moments)
+    return _Found(int(content["step"]), dict(content["state"]), tensors, read_moments(joined, optimizer))
 
 
 def _refuse_others(path: Path, content: dict[str, Any], place: Checkpoints) -> None:
@@ -275,17 +256,6 @@ def _tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     """Trained parameters and buffers by name, shared ones once."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {**trained, **dict(model.named_buffers())}
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """What an optimizer remembers of each parameter."""
-    for index, values in optimizer.state_dict()["state"].items():
-        yield from ((f"{index}.{name}", value) for name, value in values.items())
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The parameters of an optimizer in the order in which it numbers them."""
-    return list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
 
 
 def _on_cpu(tensors: Iterable[tuple[str, Tensor]], wanted: bool) -> dict[str, Tensor]:

@@ -4,12 +4,54 @@ import csv
 import io
 import math
 import re
+from typing import Literal, get_args
 
 from tdro.config import Study, TrainingConfig
 from tdro.core.plan import Plan, bottom_share, capped, kept_count, reweight, reweight_loss, size_mixture, top_share
 from tdro.core.projection import caps_from_epochs
 from tdro.data.weights_file import match_weights, read_weights
 from tdro.errors import ConfigError
+
+LastStage = Literal["mine", "reference", "weights", "robust", "evaluate"]
+"""Where a run may end; the stages in their order."""
+
+
+def without_weighing(study: Study) -> Study:
+    """Return a study of one dataset as what it amounts to: one training, of the robust model.
+
+    The dataset's weight is 1 whatever is learned, and the reference would be trained as the robust model is; so the
+    latter stands for reference and proxy in the evaluation, and the run leaves these out. Other studies are returned
+    as they are.
+    """
+    if len(study.data.datasets) > 1:
+        return study
+    learned = study.robust.weights == "learned"
+    robust = study.robust.model_copy(update={"weights": "uniform"}) if learned else study.robust
+    models = dict.fromkeys("base" if name == "base" else "robust" for name in study.evaluation.models)
+    evaluation = study.evaluation.model_copy(update={"models": tuple(models)})
+    return study.model_copy(update={"robust": robust, "evaluation": evaluation})
+
+
+def planned_stages(study: Study, last: LastStage = "evaluate") -> list[str]:
+    """Name the stages that lead to a stage: neither the reference nor the weights where nothing needs them.
+
+    Example:
+        >>> content = {"name": "x", "data": {"datasets": {"a": "a", "b": "b"}}, "model": {"base": "m"}}
+        >>> planned_stages(Study.model_validate(content), "robust")
+        ['mine', 'reference', 'weights', 'robust']
+        >>> planned_stages(Study.model_validate({**content, "robust": {"weights": "uniform"}}))
+        ['mine', 'robust']
+    """
+    study = without_weighing(study)
+    evaluated = study.evaluation.models if last == "evaluate" and study.evaluation.tasks else ()
+    learned = study.robust.weights == "learned" or "proxy" in evaluated or last == "weights"
+    wanted = {
+        "reference": learned or "reference" in evaluated or last == "reference",
+        "weights": learned,
+        "evaluate": bool(study.evaluation.tasks),
+    }
+    stages = get_args(LastStage)
+    return [stage for stage in stages[: stages.index(last) + 1] if wanted.get(stage, True)]
 
 
 def plan_weights(study: Study, sizes: dict[str, int]) -> dict[str, float]:
@@ -34,14 +76,14 @@ def fixed_weights(study: Study, sizes: dict[str, int]) -> dict[str, float]:
 
 
 def plan_of(study: Study, weights: dict[str, float], sizes: dict[str, int]) -> Plan:
-    """Turn weights into the plan that the study asks for; a fixed mixture is sampled as it is.
+    """Turn weights into the plan that the study asks for; a fixed mixture, or one dataset, is sampled as it is.
 
     Raises:
         ConfigError: robust.share keeps no dataset, no weight is above 0, or the caps leave no plan.
     """
     config = study.robust
     try:
-        if config.plan == "reweight" or _is_mixture(config.weights):
+        if config.plan == "reweight" or _is_mixture(config.weights) or len(weights) == 1:
             plan = reweight(weights)
         elif config.plan == "reweight-loss":
             plan = reweight_loss(weights)

@@ -212,7 +212,8 @@ def _refuse_without_negatives_of_their_own(study: Study, rows: dict[str, Rows], 
 def _inputs(run: Run, rows: dict[str, Rows]) -> dict[str, Any]:
     """Name everything that all training stages depend on."""
     study = run.study
-    about = {"path", "size", "category", "license", "corpus", "max_rows"}  # what it changes shows in the rows
+    # What these change shows in the rows.
+    about = {"path", "size", "category", "license", "corpus", "queries", "passages", "max_rows"}
     data = study.data.model_dump(
         exclude={"root": True, "tokens": True, "instructions": True, "datasets": {"__all__": about}}
     )
