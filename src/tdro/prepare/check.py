@@ -247,7 +247,7 @@ def _run_in_parallel(
     context = multiprocessing.get_context("spawn")
     done: dict[str, _Done] = {}
     with _pool(context, processes) as (pool, rows):
-        with _children_ignore_ctrl_c():
+        with _without_ctrl_c():  # processes inherit it: they leave Ctrl-C to this one from their first moment on
             waiting = {pool.submit(_work_in_worker, task): name for name, task in tasks.items()}
         while waiting:
             finished, _ = wait(waiting, timeout=_WAIT, return_when=FIRST_COMPLETED)
@@ -258,8 +258,8 @@ def _run_in_parallel(
 
 
 @contextmanager
-def _children_ignore_ctrl_c() -> Iterator[None]:
-    """Start processes that leave Ctrl-C to this one, from their first moment on."""
+def _without_ctrl_c() -> Iterator[None]:
+    """Ignore Ctrl-C within the block, where that can be done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -282,7 +282,8 @@ def _pool(context: SpawnContext, processes: int) -> Iterator[tuple[ProcessPoolEx
         raise EnvironmentProblem("a process of the check died", do=do) from None
     finally:
         stop.set()
-        pool.shutdown(cancel_futures=True)
+        with _without_ctrl_c():  # a second one would leave behind workers that are about to start, and complain
+            pool.shutdown(cancel_futures=True)
 
 
 def _refuse_own_files(study: Study, folder: Path) -> None:
