@@ -53,6 +53,9 @@ def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
     assert found["datasets"]["bad"]["misranked_share"] == 0.6 and found["datasets"]["good"]["misranked_share"] == 0
     assert any("SUSPECTS" in sentence and "bad (60%)" in sentence for sentence in sentences(found))
     assert any("more than four times" in sentence for sentence in sentences(found))  # 24 queries of 5 rows each
+    assert any(sentence.startswith("At the plan's cut, 1 datasets are kept") for sentence in sentences(found))
+    whole = found | {"selects": False}  # as with robust.plan: reweight
+    assert any(sentence.startswith("The plan keeps all datasets; cut at 2 of 3, 1") for sentence in sentences(whole))
 
 
 def test_losses_that_are_all_zero_are_called_nothing_to_learn_from(tmp_path):

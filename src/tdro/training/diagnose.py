@@ -59,10 +59,11 @@ def diagnose(
 
     Returns:
         For all datasets together: of (what it was made for), cut (how many of the largest weights are above it),
-        without_loss (those whose every loss is 0), effective_datasets, duality_gap, change_in_last_tenth, still_moving,
-        seeds. For each dataset: 95 % interval of its weight; verdict at the plan's cut; the log of the ratio of proxy
-        to reference loss over the last quarter with half its interval; share of queries for which the reference prefers
-        a negative; losses dropped as not finite; probability and epochs in the robust run; held-out losses.
+        selects (whether the plan drops the others), without_loss (those whose every loss is 0), effective_datasets,
+        duality_gap, change_in_last_tenth, still_moving, seeds. For each dataset: 95 % interval of its weight; verdict
+        at the plan's cut; the log of the ratio of proxy to reference loss over the last quarter with half its interval;
+        share of queries for which the reference prefers a negative; losses dropped as not finite; probability and
+        epochs in the robust run; held-out losses.
     """
     names = list(sizes)
     sources = _moving_sources(study, events)
@@ -87,6 +88,7 @@ def diagnose(
     return {
         "of": subject_of(study),
         "cut": kept,
+        "selects": study.robust.plan in ("top-share", "bottom-share"),
         "without_loss": [name for name, silent in zip(names, silent_G, strict=True) if silent],
         "effective_datasets": effective_number(weights_TG[-1]),
         "duality_gap": duality_gap(signal_G, weights_TG[-1]),
@@ -126,11 +128,20 @@ def sentences(diagnostics: dict[str, Any]) -> list[str]:
         moving,
         f"The best single dataset is {diagnostics['duality_gap']:.3g} above the weighted mean of the measures "
         "(duality gap; 0 when nothing is left to gain).",
-        f"At the plan's cut, {counts['keep']} datasets are kept and {counts['drop']} dropped whatever the luck of the "
-        f"batches; {counts['undecided']} are undecided.",
+        _cut_sentence(diagnostics, counts),
         *_seed_sentence(diagnostics["seeds"]),
         *_memory_sentence(datasets),
     ]
+
+
+def _cut_sentence(diagnostics: dict[str, Any], counts: dict[str, int]) -> str:
+    """How sure it is which datasets are above the cut of a plan that selects, or would be if it did."""
+    undecided = f"whatever the luck of the batches; {counts['undecided']} are undecided."
+    if diagnostics.get("selects", True):
+        return f"At the plan's cut, {counts['keep']} datasets are kept and {counts['drop']} dropped {undecided}"
+    cut, groups = diagnostics["cut"], len(diagnostics["datasets"])
+    would = f"{counts['keep']} would be kept and {counts['drop']} dropped"
+    return f"The plan keeps all datasets; cut at {cut} of {groups}, {would} {undecided}"
 
 
 def _warnings(diagnostics: dict[str, Any]) -> list[str]:

@@ -42,6 +42,13 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
     Raises:
         ConfigError: The weights of one dataset are asked for, or no plan can be made.
     """
+    scores = _run_stages(run, last)
+    run.journal.write("run_finished", last)
+    return scores
+
+
+def _run_stages(run: Run, last: LastStage) -> Scores | None:
+    """Do what `run_study` says."""
     _settle(run, last)
     study = run.study
     _refuse_missing_inputs(run, last)
@@ -68,9 +75,7 @@ def run_study(run: Run, last: LastStage = "evaluate") -> Scores | None:
     if last in ("reference", "weights"):
         return None
     stages.robust(run, rows, plan_weights(study, stages.sizes_of(rows)))
-    scores = evaluate_models(run) if "evaluate" in needed else None
-    run.journal.write("run_finished", last)
-    return scores
+    return evaluate_models(run) if "evaluate" in needed else None
 
 
 def evaluate_only(run: Run) -> Scores:
