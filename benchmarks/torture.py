@@ -273,9 +273,13 @@ def _import_all() -> None:
     import bm25s  # noqa: F401
     import torch
 
+    import tdro.cli.banner
     import tdro.cli.display
+    import tdro.cli.live
     import tdro.cli.study
     import tdro.integrations
+    import tdro.report.page
+    import tdro.training.estimate
     import tdro.training.pipeline  # noqa: F401
 
     torch.set_num_threads(1)

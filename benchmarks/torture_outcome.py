@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 _TIMES = {"time", "seconds", "seconds_left", "seconds_of", "peak_memory_gb"}
-_UNLIKE = {"events.jsonl", "status.json", ".lock"}  # they tell what happened, kills included, and who runs
+_UNLIKE = {"events.jsonl", "status.json", ".lock", "estimate.json"}  # what happened, kills included, and who runs
 _TIMED = re.compile(r"(^|/)done\.json$|^data/negatives/.*\.json$")
 
 
@@ -22,7 +22,7 @@ def outcome(run: Path) -> dict[str, object]:
     found: dict[str, object] = {"steps": _steps(run / "events.jsonl")}
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
         name = str(path.relative_to(run))
-        if name in _UNLIKE:
+        if name in _UNLIKE or name.startswith("report/"):  # the report tells times
             continue
         content = path.read_bytes()
         found[name] = (

@@ -37,6 +37,25 @@ def test_help_names_every_verb_and_each_verb_explains_itself(capsys):
         assert f"usage: tdro {verb}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["demo", "doctor", "estimate", *sorted({*STUDY_VERBS} - {"evaluate"})])
+def test_help_begins_with_two_examples(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    before, _, after = capsys.readouterr().out.partition("\nexamples:\n")
+    lines = after.splitlines()
+    assert all(line.startswith(f"  tdro {verb}") for line in lines[:2]) and lines[2] == ""
+    assert not any(line.startswith("  -") for line in before.splitlines())  # no option stands before them
+    assert max(map(len, (before + after).splitlines())) <= 120
+
+
+def test_help_of_a_study_lists_every_option_with_its_value_after_two_examples(study_file, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study_file), "--help"])
+    output = capsys.readouterr().out
+    assert stop.value.code == 0 and output.index("examples:") < output.index("--dry-run")
+    assert output.count(f"  tdro run {study_file}") == 2
+    assert "--weights.step-size" in output and "(default: 0.2)" in output
+
+
 def test_run_trains_evaluates_and_ends_with_a_verdict(study_file, tmp_path, capsys):
     assert main(["run", str(study_file)]) == 0
     output = capsys.readouterr().out
@@ -80,13 +99,24 @@ def test_user_errors_are_one_block_on_stderr_with_exit_code_2(study_file, capsys
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [("--weights.step-siz", "1", "--weights.step-size"), ("--weights.step-size", "-1", "0")],
+    ("given", "expected"),
+    [
+        (["--weights.step-siz", "1"], ["unknown option", "'--weights.step-siz'", "--weights.step-size"]),
+        (["--weights.step-size", "-1"], ["greater than or equal to 0", "--weights.step-size", "'-1'"]),
+        (["--reference.steps", "abc"], ["cannot be read", "--reference.steps", "'abc'", "Optimizer steps"]),
+        (["--weights.measure=ratio"], ["no such choice", "--weights.measure", "'ratio'", "'relative'"]),
+        (["--evaluation.keep", "best"], ["keep: best needs tasks in watch", "--evaluation"]),
+        (["--reference.steps"], ["lacks its value", "--reference.steps"]),
+        (["stray"], ["belongs to no option", "'stray'"]),
+    ],
 )
-def test_wrong_overrides_end_with_exit_code_2_and_a_hint(study_file, capsys, option, value, expected):
-    with pytest.raises(SystemExit) as stop:
-        main(["run", str(study_file), option, value])
-    assert stop.value.code == 2 and expected in capsys.readouterr().err
+def test_wrong_overrides_are_one_block_with_the_option_the_value_and_what_to_do(study_file, capsys, given, expected):
+    assert main(["run", str(study_file), *given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "│" not in error and error.count("\n") <= 4
+    for part in expected:
+        assert part in error
+    assert "  do:    " in error
 
 
 def test_debug_shows_the_traceback(study_file):
@@ -195,8 +225,7 @@ def test_verbs_know_their_own_options_by_short_names(study_file, tmp_path, capsy
     assert main(["robust", str(study_file), "--plan", "reweight", "--share=0.5", "--weights", "size"]) == 0
     robust = load_study(tmp_path / "run" / "resolved.yaml").robust
     assert (robust.plan, robust.share, robust.weights) == ("reweight", 0.5, "size")
-    with pytest.raises(SystemExit):  # only the verb that it belongs to knows it
-        main(["reference", str(study_file), "--plan", "reweight"])
+    assert main(["reference", str(study_file), "--plan", "reweight"]) == 2  # only the verb that it belongs to knows it
 
 
 def test_export_prints_the_mixture_that_robust_was_trained_with(study_file, tmp_path, capsys):

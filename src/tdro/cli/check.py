@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tdro.cli.overrides import parse
 from tdro.config import Study
 from tdro.errors import ConfigError
 from tdro.study_file import load_study
@@ -82,7 +83,7 @@ def command(arguments: list[str]) -> int:
     if arguments[0].startswith("-"):
         raise ConfigError("the study file comes first", saw=arguments[0], do="tdro check STUDY.yaml [options]")
     path = Path(arguments[0])
-    parsed = tyro.cli(Arguments, prog=f"tdro check {path}", args=arguments[1:], default=Arguments(load_study(path)))
+    parsed = parse(Arguments, f"tdro check {path}", arguments[1:], Arguments(load_study(path)))
     study = parsed.study
 
     from tdro.files import write_json, write_text

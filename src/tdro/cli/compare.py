@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from tdro.cli.overrides import parse
 from tdro.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def command(arguments: list[str]) -> int:
     if not arguments or arguments in (["-h"], ["--help"]):
         print(HELP, end="")
         return 0
-    parsed = tyro.cli(Arguments, prog="tdro compare", args=arguments)
+    parsed = parse(Arguments, "tdro compare", arguments)
     _refuse_impossible(parsed)
     given = _read_sides(parsed.sides)
     models = list(dict.fromkeys(seed for side in given for seed in side.seeds if isinstance(seed, str)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from tdro.cli.overrides import parse
 from tdro.data.layouts import WrittenLayout
 from tdro.errors import ConfigError
 
@@ -66,7 +67,7 @@ def command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
-    parsed = tyro.cli(Arguments, prog="tdro convert", args=arguments)
+    parsed = parse(Arguments, "tdro convert", arguments)
     if not parsed.sources:
         raise ConfigError(
             "no source is given", where="tdro convert", do="tdro convert SOURCE... --to LAYOUT --out PATH"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from tdro.cli.leakage_display import Outcome, count_rows, show
+from tdro.cli.overrides import parse
 from tdro.config import Study
 from tdro.errors import ConfigError
 from tdro.study_file import load_study
@@ -86,7 +87,7 @@ def command(arguments: list[str]) -> int:
     if not arguments or arguments in (["-h"], ["--help"]):
         print(HELP, end="")
         return 0
-    parsed = tyro.cli(Arguments, prog="tdro dedup", args=arguments)
+    parsed = parse(Arguments, "tdro dedup", arguments)
     _refuse_impossible(parsed)
     return _run(parsed)
 

@@ -1,15 +1,23 @@
 """`tdro demo`: the whole method on data built from this machine's own documentation."""
 
+import shlex
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from tdro.cli.overrides import parse
 from tdro.cli.study import execute
 from tdro.config import Study
 from tdro.study_file import load_study
 
+if TYPE_CHECKING:
+    from tdro.cli.live import Mode
+
 HELP = """\
-usage: tdro demo [--section.option VALUE ...]
+usage: tdro demo [--section.option VALUE ...] [-q | --json]
 
 Build datasets from the documentation that comes with Python, then mine, train, learn the weights, train with them and
 evaluate. No download, no network, about five minutes on two cores.
@@ -17,7 +25,29 @@ evaluate. No download, no network, about five minutes on two cores.
 examples:
   tdro demo
   tdro demo --output runs/demo-reweight --robust.plan reweight
+
+what is shown (default: a bar and live weights in a terminal, a line every ten seconds elsewhere):
+  -q, --quiet   only what came out, at the end
+  --json        every event as one line of JSON, nothing else on standard output
+
+`tdro run STUDY.yaml --help` lists the options; the demo's values are in recipes/demo.yaml.
 """
+
+
+@dataclass
+class Arguments:
+    """The demo's study, with options changed on the command line."""
+
+    study: Annotated[Study, tyro.conf.arg(name="")]
+    quiet: Annotated[bool, tyro.conf.arg(aliases=("-q",))] = False
+    """Show only what came out, at the end."""
+    json: bool = False
+    """Show every event as one line of JSON, and nothing else on standard output."""
+
+    @property
+    def mode(self) -> "Mode":
+        """What is shown."""
+        return "json" if self.json else "quiet" if self.quiet else "full"
 
 
 def command(arguments: list[str]) -> int:
@@ -26,13 +56,20 @@ def command(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     path = recipe("demo.yaml")
-    study = tyro.cli(Study, prog="tdro demo", args=arguments, default=load_study(path))
+    parsed = parse(Arguments, "tdro demo", arguments, Arguments(load_study(path)))
+    study = parsed.study
     from tdro.demo.build import build_demo
 
-    summary = build_demo(Path(study.data.root), seed=study.seed, progress=lambda text: print(text, flush=True))
-    rows = ", ".join(f"{name} {count}" for name, count in summary.train.items())
-    print(f"datasets (rows): {rows}")
-    return execute("run", study, path.read_text(encoding="utf-8"))
+    said = sys.stdout if parsed.mode == "full" else sys.stderr
+
+    def tell(text: str) -> None:
+        if parsed.mode != "quiet":
+            print(text, flush=True, file=said)
+
+    summary = build_demo(Path(study.data.root), seed=study.seed, progress=tell)
+    tell(f"datasets (rows): {', '.join(f'{name} {count}' for name, count in summary.train.items())}")
+    again = shlex.join(["tdro", "demo", *arguments])
+    return execute("run", study, path.read_text(encoding="utf-8"), parsed.mode, again)
 
 
 def recipe(name: str) -> Path:

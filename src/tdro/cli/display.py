@@ -1,12 +1,9 @@
-"""What a person sees: bars with ETA and live weights in a terminal, plain lines elsewhere; tables at the end."""
+"""What a person sees before and after a study: what it is, its plan, the scores and a verdict."""
 
-import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
 from rich.table import Table
 
 from tdro.config import Study
@@ -14,124 +11,6 @@ from tdro.config import Study
 if TYPE_CHECKING:
     from tdro.evaluation.significance import Difference
     from tdro.training.run import Run
-
-PLAIN_INTERVAL = 10.0
-"""Seconds between progress lines where there is no terminal."""
-SHOWN_DATASETS = 12
-
-
-class Display:
-    """Shows the events of a journal while they happen.
-
-    Args:
-        file: Where to write; bars are drawn only in a terminal.
-        quiet: Show nothing.
-    """
-
-    def __init__(self, file: IO[str], *, quiet: bool = False) -> None:
-        self._console = Console(file=file, highlight=False, soft_wrap=not file.isatty(), quiet=quiet)
-        self._progress = Progress(
-            TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"), console=self._console,
-        )  # fmt: skip
-        self._live: Live | None = None
-        self._bar: tuple[str, Any] | None = None
-        self._losses: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
-        self._last_line = 0.0
-
-    def __enter__(self) -> "Display":
-        if self._console.is_terminal and not self._console.quiet:
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._progress.stop()
-            self._live.stop()
-
-    def note(self, text: str) -> None:
-        """Show one line and keep it."""
-        self._console.print(text, markup=False)
-
-    def show(self, event: dict[str, Any]) -> None:
-        """Show an event of the journal."""
-        kind, stage = event["event"], event["stage"]
-        if kind == "stage_started":
-            self._losses, self._weights = {}, {}
-            if event["from_step"]:
-                self.note(f"{stage:10} goes on at step {event['from_step']} of {event['steps']}")
-        elif kind == "step":
-            self._step(event)
-        elif kind == "progress":
-            self._advance(stage, event["done"], event["total"], str(event.get("dataset", "")))
-        elif kind == "watched":
-            mark = ", the best so far" if event["best"] else ""
-            score = f"{100 * event['mean']:.2f} on the watched tasks{mark}"
-            self.note(f"{event['stage']:10} step {event['step'] + 1}: {score}")
-        elif kind == "stage_finished":
-            self._clear()
-            main = event.get("main")
-            result = f"  {measure_name(main)} {100 * event['scores'][main]:.2f}" if main else ""
-            self.note(f"{stage:10} done in {clock(event['seconds'])}{result}")
-        elif kind == "note":
-            self.note(f"{stage:10} {event['text']}")
-        elif kind == "stage_skipped":
-            self.note(f"{stage:10} finished before, skipped")
-        elif kind == "mined":
-            self.note(
-                f"{stage:10} {event['dataset']}: {event['negatives']} for {event['mined']} of {event['rows']} rows"
-                f" in {clock(event['seconds'])}; {event['short']} rows got fewer than asked, {event['none']} none"
-            )
-
-    def _step(self, event: dict[str, Any]) -> None:
-        """Show a training step."""
-        for name, loss in event["losses"].items():
-            self._losses[name] = 0.8 * self._losses.get(name, loss) + 0.2 * loss
-        if "weights" in event:
-            self._weights = dict(zip(event["losses"], event["weights"], strict=True))
-        numbers = f"loss {event['loss']:.3f}"
-        if not self._live and self._weights:
-            best = sorted(self._weights, key=self._weights.__getitem__, reverse=True)
-            shown = best if len(best) <= 6 else [*best[:3], *best[-3:]]
-            numbers += "  weights " + " ".join(f"{name} {self._weights[name]:.3f}" for name in shown)
-        elif not self._live:
-            numbers += "  mean " + " ".join(f"{name} {loss:.2f}" for name, loss in list(self._losses.items())[:6])
-        self._advance(event["stage"], event["step"] + 1, event["steps"], numbers, event["seconds_left"])
-
-    def _advance(self, stage: str, done: int, total: int, numbers: str, seconds_left: float | None = None) -> None:
-        """Move the bar, or write a line now and then."""
-        if self._live:
-            if self._bar is None or self._bar[0] != stage:
-                self._clear()
-                self._bar = (stage, self._progress.add_task(stage, total=total, numbers=""))
-            self._progress.update(self._bar[1], completed=done, total=total, numbers=numbers)
-            return
-        now = time.monotonic()
-        if now - self._last_line > PLAIN_INTERVAL or (done == total and seconds_left is not None):
-            self._last_line = now
-            left = f"  {clock(seconds_left)} left" if seconds_left is not None else ""
-            self.note(f"{stage:10} {done}/{total}{left}  {numbers}")
-
-    def _clear(self) -> None:
-        """Take the bar away."""
-        if self._bar:
-            self._progress.remove_task(self._bar[1])
-            self._bar = None
-
-    def _render(self) -> Group:
-        """Draw the bar and, under it, losses and weights of the datasets."""
-        if not self._losses or not self._bar:
-            return Group(self._progress)
-        names = sorted(self._losses, key=lambda name: -self._weights.get(name, 0.0))
-        half = SHOWN_DATASETS // 2
-        shown = names if len(names) <= SHOWN_DATASETS else [*names[:half], *names[-half:]]
-        table = Table("dataset", "loss", *(["weight"] if self._weights else []), box=None, header_style="bold")
-        for name in shown:
-            weight = [f"{self._weights[name]:.4f}"] if self._weights else []
-            table.add_row(name, f"{self._losses[name]:.3f}", *weight)
-        return Group(self._progress, table)
 
 
 def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
@@ -146,8 +25,7 @@ def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
         )
         if config.warmup_steps >= config.steps:
             console.print("  WARNING: the warm-up is as long as the training; the peak learning rate is never reached")
-    plan = f"top {study.robust.share:.0%}" if study.robust.plan == "top-share" else "reweighted"
-    console.print(f"robust: {plan} of {study.robust.weights} weights")
+    console.print(f"robust: {_mixture(study)}")
     table = Table("dataset", *(["rows", "epochs reference", "epochs weights"]), box=None, header_style="bold")
     fixed = study.robust.weights != "learned"
     if fixed:
@@ -189,6 +67,16 @@ def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | N
             console.print(verdict(gain, measure_name(mains.pop()) if len(mains) == 1 else "points"))
     peaks = ", ".join(f"{name} {value:.2f} GB" for name, value in peak_memory_gb().items())
     console.print(f"everything is in {run.folder}; peak memory: {peaks}")
+
+
+def _mixture(study: Study) -> str:
+    """Say what the robust model is sampled with."""
+    robust = study.robust
+    if robust.weights in ("uniform", "size") or robust.weights.startswith("temperature-"):
+        return f"{robust.weights} mixture"
+    said = {"top-share": f"top {robust.share:.0%} by", "bottom-share": f"bottom {robust.share:.0%} by"}
+    said |= {"reweight": "sampled by", "reweight-loss": "loss weighed by"}
+    return f"{said[robust.plan]} {robust.weights} weights"
 
 
 def _has_plan(run: "Run") -> bool:
@@ -293,5 +181,11 @@ def wide_console() -> Console:
 
 
 def clock(seconds: float) -> str:
-    """Write seconds as m:ss."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """Write seconds as m:ss, or h:mm:ss.
+
+    Example:
+        >>> clock(75.9), clock(3675)
+        ('1:15', '1:01:15')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from tdro.cli.overrides import parse
 from tdro.config import TaskConfig, fingerprint
 from tdro.errors import ConfigError
 
@@ -100,7 +101,7 @@ def command(arguments: list[str]) -> int:
         return 0
     if arguments[0].startswith("-"):
         raise ConfigError("the models come first", saw=arguments[0], do="tdro evaluate MODEL [...] --tasks PATH [...]")
-    parsed = tyro.cli(Arguments, prog="tdro evaluate", args=arguments)
+    parsed = parse(Arguments, "tdro evaluate", arguments)
     from tdro.cli.display import wide_console
     from tdro.devices import join_ranks
 

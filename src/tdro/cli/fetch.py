@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from tdro.cli.overrides import parse
 from tdro.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def command(arguments: list[str]) -> int:
     if not arguments:
         _list()
         return 0
-    parsed = tyro.cli(Arguments, prog="tdro fetch", args=arguments)
+    parsed = parse(Arguments, "tdro fetch", arguments)
     from tdro.evaluation.downloads import expand, fetch, fetched
 
     of_mteb = [name for name in parsed.names if name.startswith(_MTEB)]

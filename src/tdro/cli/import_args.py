@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from tdro.cli.overrides import parse
 from tdro.errors import ConfigError
 
 HELP = """\
@@ -59,7 +60,7 @@ def command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
-    parsed = tyro.cli(Arguments, prog="tdro import-args", args=arguments)
+    parsed = parse(Arguments, "tdro import-args", arguments)
     if not parsed.sources:
         raise ConfigError("no script is given", do="tdro import-args SCRIPT [SCRIPT ...]")
     if parsed.processes is not None and parsed.processes < 1:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from tdro.cli.overrides import parse
 from tdro.errors import ConfigError
 
 HELP = """\
@@ -57,7 +56,7 @@ def command(arguments: list[str]) -> int:
     if arguments[0].startswith("-"):
         raise ConfigError("the corpus comes first", saw=arguments[0], do="tdro index CORPUS [options]")
     corpus = Path(arguments[0])
-    parsed = tyro.cli(Arguments, prog=f"tdro index {corpus}", args=arguments[1:])
+    parsed = parse(Arguments, f"tdro index {corpus}", arguments[1:])
     for option, value in (("--encoder", parsed.encoder), ("--out", parsed.out)):
         if not value:
             do = "tdro index CORPUS --encoder NAME --out FOLDER"

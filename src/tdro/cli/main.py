@@ -20,7 +20,15 @@ STUDY_VERBS = {
     "evaluate": "evaluate the models that are there",
 }
 OTHER_VERBS = {
-    "export": "the mixture of a run, for other trainers",
+    "init": "write a study file for a folder of datasets",
+    "doctor": "is this machine ready? versions, devices, memory, disk",
+    "estimate": "time, memory and disk that a study will take on this machine",
+    "report": "the page that says what a run has shown",
+    "export": "a run's model with its card, or its mixture for other trainers",
+    "track": "send a run to TensorBoard, Weights & Biases or trackio",
+    "config": "show, compare or describe studies",
+    "completion": "complete verbs and options in your shell",
+    "import-args": "turn arguments of the released tDRO code into a study file",
     "check": "read every dataset of a study and say what is wrong with it",
     "convert": "write datasets in another layout",
     "dedup": "find and remove training rows that leak evaluation queries",
@@ -60,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **STUDY_VERBS,
             **OTHER_VERBS,
         }
-        print(HELP.format(verbs="\n".join(f"  {verb:10} {what}" for verb, what in verbs.items())), end="")
+        print(HELP.format(verbs="\n".join(f"  {verb:11} {what}" for verb, what in verbs.items())), end="")
         return 0
     if arguments[0] == "--version":
         print(f"tdro {__version__}")
@@ -73,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # as in `tdro ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if debug:
             raise
@@ -136,7 +147,7 @@ def _dispatch(verb: str, arguments: list[str]) -> int:
 
         return replay.command(arguments)
     if verb in OTHER_VERBS:
-        module = importlib.import_module(f"tdro.cli.{verb}")
+        module = importlib.import_module(f"tdro.cli.{verb.replace('-', '_')}")
         return int(module.command(arguments))
     if verb == "mine" and arguments and not arguments[0].endswith((".yaml", ".yml", "-h", "--help")):
         from tdro.cli import mine

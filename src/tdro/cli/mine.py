@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from tdro.cli.overrides import parse
 from tdro.config import MiningConfig
 from tdro.errors import ConfigError
 
@@ -68,7 +69,7 @@ def command(arguments: list[str]) -> int:
     if arguments[0].startswith("-"):
         raise ConfigError("the dataset comes first", saw=arguments[0], do="tdro mine FILE [options]")
     path = Path(arguments[0])
-    parsed = tyro.cli(Arguments, prog=f"tdro mine {path}", args=arguments[1:])
+    parsed = parse(Arguments, f"tdro mine {path}", arguments[1:])
     _check(parsed, path)
     from rich.console import Console
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tyro
-
+from tdro.cli.overrides import parse
 from tdro.config import WeightsConfig
 from tdro.errors import ConfigError
 from tdro.study_file import load_study
@@ -32,7 +31,7 @@ def command(arguments: list[str]) -> int:
         raise ConfigError("there is no run in this folder", where=path, do=do)
     study = load_study(path / "resolved.yaml") if flag == "--replay" else None
     default = Arguments(study.weights if study else WeightsConfig())
-    parsed = tyro.cli(Arguments, prog=f"tdro weights {flag} {path}", args=arguments[2:], default=default)
+    parsed = parse(Arguments, f"tdro weights {flag} {path}", arguments[2:], default)
     from tdro.cli.display import print_weights
     from tdro.files import write_json
     from tdro.training.replay import replay_losses, replay_run

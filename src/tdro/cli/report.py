@@ -5,6 +5,8 @@ from pathlib import Path
 
 import tyro
 
+from tdro.cli.overrides import parse
+
 HELP = """\
 usage: tdro report RUN [--output DIR]
 
@@ -37,7 +39,7 @@ def command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
-    parsed = tyro.cli(Arguments, prog="tdro report", args=arguments)
+    parsed = parse(Arguments, "tdro report", arguments)
     from tdro.report.page import write_report
 
     written = write_report(parsed.run, parsed.output)

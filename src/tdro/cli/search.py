@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from tdro.cli.overrides import parse
 from tdro.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
-    parsed = tyro.cli(Arguments, prog="tdro search", args=arguments)
+    parsed = parse(Arguments, "tdro search", arguments)
     if parsed.k < 1:
         raise ConfigError("k must be at least 1", where="--k", saw=parsed.k, do="ask for one passage or more")
     queries = [*parsed.queries, *_read(parsed.file)]
