@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -107,11 +108,20 @@ def _study() -> Study:
 
 
 def _study_files() -> tuple[tuple[File, ...], ...]:
-    """The recipes, and a study with all options."""
+    """The recipes, some with the one that they extend; and a study with all options."""
     in_full = save_study(_study(), {"versions": {"tdro": "1"}})
-    texts = [*(path.read_bytes() for path in sorted(RECIPES.glob("*.yaml"))), in_full.encode()]
+    texts = {path.name: path.read_bytes() for path in sorted(RECIPES.glob("*.yaml"))}
+    recipes = (
+        (File("study.yaml", "bytes", text), *(File(name, "bytes", texts[name]) for name in _extended(text)))
+        for text in texts.values()
+    )
     as_json = _json(_study().model_dump(mode="json"))
-    return (*((File("study.yaml", "bytes", text),) for text in texts), (File("study.yaml", "json", as_json),))
+    return (*recipes, (File("study.yaml", "bytes", in_full.encode()),), (File("study.yaml", "json", as_json),))
+
+
+def _extended(text: bytes) -> list[str]:
+    """Name the file that a study extends."""
+    return [found.decode() for found in re.findall(rb"^extends: (\S+)$", text, re.MULTILINE)]
 
 
 def _weights_files() -> tuple[tuple[File, ...], ...]:
