@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 from studies import tiny_study
 
-from tdro.cli.display import verdict
 from tdro.cli.main import STUDY_VERBS, main
 from tdro.data.weights_file import read_weights
-from tdro.evaluation.significance import Difference
 from tdro.study_file import load_study, save_study
 from tdro.training.loop import _stop_signal
 
@@ -185,13 +183,6 @@ def test_a_second_signal_stops_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         assert stopping()
         os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_verdict_is_honest():
-    assert "no clear difference" in verdict(Difference(0.01, -0.01, 0.03, 100, 2))
-    assert "is better" in verdict(Difference(0.02, 0.01, 0.03, 100, 2))
-    assert "is worse" in verdict(Difference(-0.02, -0.03, -0.01, 100, 2))
-    assert "+2.00 nDCG@10" in verdict(Difference(0.02, 0.01, 0.03, 100, 2))
 
 
 def test_recipes_are_valid_and_their_first_line_names_hardware_and_time():

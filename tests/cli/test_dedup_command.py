@@ -4,10 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from studies import tiny_study
+from tiny_models import make_tiny_model
 
 from tdro.cli.dedup import command
 from tdro.errors import ConfigError, DataError
+from tdro.models.encoder import load_encoder
+from tdro.models.sides import side_of
 from tdro.study_file import save_study
 
 
@@ -77,6 +81,9 @@ def test_an_encoder_finds_other_words_and_only_reports_them(data, capsys, monkey
     class Encoder:
         """Puts everything about the sky, and the second test query, at one place."""
 
+        def __getitem__(self, place):
+            return self
+
         def encode(self, texts, **options):
             return np.array([[1.0, 0.0] if "sky" in text or "sea" in text else [0.0, 1.0] for text in texts])
 
@@ -85,6 +92,19 @@ def test_an_encoder_finds_other_words_and_only_reports_them(data, capsys, monkey
     assert command([*arguments, "--out", str(data / "a")]) == 0
     assert "semantic 1.00  two:2" in capsys.readouterr().out
     assert len(queries(data / "a" / "two.jsonl")) == 3
+    found = json.loads((data / "a" / "leakage.json").read_text())["semantic"]
+    assert {item["row"] for item in found} == {0, 1, 2}
+
+
+def test_of_separate_encoders_the_one_of_queries_looks(data, monkeypatch):
+    base = make_tiny_model("static", data / "base")
+    model = load_encoder(str(base), query_encoder="copy")
+    with torch.no_grad():
+        for weight in side_of(model, "queries").parameters():
+            weight.copy_(weight[:1].clone())  # to this side all texts are the same
+    monkeypatch.setattr("tdro.models.encoder.load_encoder", lambda name: model)
+    arguments = [str(data / "two.jsonl"), "--against", str(data / "test.txt"), "--semantic", "any"]
+    assert command([*arguments, "--out", str(data / "a")]) == 0
     found = json.loads((data / "a" / "leakage.json").read_text())["semantic"]
     assert {item["row"] for item in found} == {0, 1, 2}
 

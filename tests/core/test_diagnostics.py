@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from tdro.core.diagnostics import cut_verdicts, duality_gap, effective_number, log_ratio_interval, replay_resampled
+from tdro.core.diagnostics import (
+    cut_verdict,
+    duality_gap,
+    effective_number,
+    kept_shares,
+    log_ratio_interval,
+    replay_resampled,
+)
 from tdro.core.groups import group_statistics
 from tdro.core.updates import eg, initial_state
 
@@ -70,6 +77,15 @@ def test_replay_of_the_steps_in_their_order_gives_the_weights_of_the_run():
     )
     np.testing.assert_array_equal(finals[0], state.weights_G)
     assert (finals[1] != finals[0]).any()
+    for version, expected in (("mean", state.mean_G), ("ema", state.ema_G)):
+        again = replay_resampled(
+            lambda s, x, step, p: eg(s, x, 0.1, p), start, signal_TG, present_TG, order_ST[:1], range(30), version
+        )
+        np.testing.assert_array_equal(again[0], expected)
+
+
+def cut_verdicts(weights_SG: np.ndarray, kept: int) -> list[str]:
+    return [cut_verdict(share) for share in kept_shares(weights_SG, kept)]
 
 
 def test_ties_across_the_cut_are_undecided():

@@ -168,6 +168,57 @@ def test_what_would_be_ignored_is_refused(datasets: dict[str, Dataset]) -> None:
         MixedBatches({"a": []})
 
 
+def test_datasets_of_equal_sizes_in_another_order_are_refused() -> None:
+    datasets = {name: rows_of(name, 20) for name in "abc"}
+    batches = WeightedBatches({"a": 1.0}, datasets)
+    turned = {name: datasets[name] for name in "bac"}
+    with pytest.raises(ConfigError, match=r"(?s)another order.*those of a, b"):
+        sampler(batches, turned, 4)
+    for rows in datasets.values():  # as the trainer does to add the name of the dataset
+        rows.set_transform(lambda batch: {**batch, "query": [f"name: {text}" for text in batch["query"]]})
+    assert len(list(sampler(batches, datasets, 4))) == 15
+    assert len(list(sampler(batches, with_groups({name: rows_of(name, 20) for name in "abc"}), 4))) == 15
+
+
+def test_datasets_without_names_are_refused(datasets: dict[str, Dataset]) -> None:
+    for unnamed in (datasets["a"], list(datasets.values())):
+        for make in (with_groups, MixedBatches, lambda rows: WeightedBatches(WEIGHTS, rows)):
+            with pytest.raises(ConfigError, match=r"(?s)come as a dictionary.*(Dataset|list)"):
+                make(unnamed)
+
+
+def test_the_loss_of_an_evaluation_is_that_of_its_rows_whatever_the_weights() -> None:
+    proxy, reference, columns, groups = tables()
+    loss = RobustLoss(proxy, reference, ["a", "b", "c"], temperature=0.3)
+    loss.advance()
+    loss.state = initial_state(np.array([0.98, 0.01, 0.01]))
+    with torch.no_grad():
+        value = loss(columns, groups)
+    torch.testing.assert_close(value, plain_losses(proxy.values.detach(), 0.3).mean(), rtol=1e-12, atol=0)
+
+
+def test_batches_that_do_not_mix_datasets_are_refused_after_some_steps() -> None:
+    proxy, reference, columns, groups = tables()
+    loss = RobustLoss(proxy, reference, ["a", "b", "c"])
+    loss.advance()
+    for _ in range(4):
+        loss(columns, torch.zeros(5).long())
+        loss.advance()
+    loss(columns, groups)  # a mixed batch: the others were an accident
+    loss.advance()
+    for step in range(5):
+        loss(columns, torch.ones(5).long())
+        if step < 4:
+            loss.advance()
+    with pytest.raises(ConfigError, match=r"(?s)no weight can move.*MixedBatches"):
+        loss.advance()
+    alone = RobustLoss(*tables()[:2], ["a"])
+    for _ in range(7):
+        alone.advance()
+        alone(columns, torch.zeros(5).long())
+    assert alone.weights == {"a": 1.0}
+
+
 def test_rows_say_which_dataset_they_are_of(datasets: dict[str, Dataset]) -> None:
     named = with_groups(datasets)
     assert [set(rows["label"]) for rows in named.values()] == [{0}, {1}, {2}]

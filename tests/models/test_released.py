@@ -23,10 +23,14 @@ from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.models import lora as lora_module
 from tdro.models.encoder import embed, load_encoder, save_encoder
 from tdro.models.frame import append_eos
-from tdro.models.sides import sides_of
+from tdro.models.lora import Lora, add_lora, save_adapter
+from tdro.models.sides import UNTIED, sides_of
 from tdro.retrieval.encoders import encoder_fingerprint, open_encoder
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+pytestmark = [  # peft's own
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning"),
+]
 TEXTS = [*SENTENCES, "A bee"]
 POOL: dict[str, Callable[[Any], torch.Tensor]] = {
     "lasttoken": lambda hidden: hidden[-1][0, -1],
@@ -67,15 +71,32 @@ def write_arguments(folder: Path, **arguments: object) -> None:
     (folder / "training_args.bin").write_bytes(b"not even a pickle")
 
 
-def adapter(folder: Path, base: Path, *, seed: int = 0, whole: bool = False, **named: object) -> PeftModel:
-    """Write a LoRA adapter with peft and return the adapted network."""
+def adapter(
+    folder: Path,
+    base: Path,
+    *,
+    seed: int = 0,
+    whole: bool = False,
+    more_tokens: int = 0,
+    options: dict[str, Any] | None = None,
+    **named: object,
+) -> PeftModel:
+    """Write a LoRA adapter with peft and return the adapted network; `named` changes what it says of itself."""
     torch.manual_seed(seed)
     network = (AutoModelForCausalLM if whole else AutoModel).from_pretrained(base)
+    if more_tokens:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer.add_tokens([f"<{i}>" for i in range(more_tokens)])
+        tokenizer.save_pretrained(folder)
+        network.resize_token_embeddings(len(tokenizer))
     kind = TaskType.CAUSAL_LM if whole else TaskType.FEATURE_EXTRACTION
-    config = LoraConfig(
-        r=3, lora_alpha=6, target_modules=["q_proj", "up_proj"], init_lora_weights=False, task_type=kind
-    )
+    wishes = {"target_modules": ["q_proj", "up_proj"], **(options or {})}
+    config = LoraConfig(r=3, lora_alpha=6, init_lora_weights=False, task_type=kind, **wishes)
     adapted = get_peft_model(network, config).eval()
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if weight.requires_grad and ".lora_" not in name:
+                weight.add_(torch.randn_like(weight) * 0.1)
     adapted.save_pretrained(str(folder))
     settings = folder / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | named))
@@ -195,6 +216,79 @@ def test_an_adapter_is_merged_into_its_base(whole: bool, bases: dict[str, Path],
     assert np.allclose(SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(TEXTS), by_hand, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "more_tokens", "whole"),
+    [
+        ({"modules_to_save": ["norm"]}, 0, False),
+        ({"modules_to_save": ["embed_tokens"]}, 3, False),
+        ({"trainable_token_indices": [5, 9, 40]}, 0, False),
+        ({"target_modules": "all-linear"}, 0, True),
+    ],
+)
+def test_what_an_adapter_trains_whole_is_loaded_too(
+    options: dict[str, Any], more_tokens: int, whole: bool, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    adapted = adapter(tmp_path, bases["qwen2"], whole=whole, more_tokens=more_tokens, options=options)
+    model = load_encoder(str(tmp_path))
+    by_hand = expected(adapted, tokens(tmp_path if more_tokens else bases["qwen2"]))
+    assert torch.allclose(vectors(model), unit(by_hand), atol=1e-5)
+
+
+def test_an_adapter_inside_a_saved_model_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    save_encoder(load_encoder(str(bases["qwen2"])), base)
+    model = SentenceTransformer(str(base), device="cpu")
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.save_pretrained(str(saved), create_model_card=False)
+    (base / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | {"use_kernels": 1}))
+    with pytest.raises(ConfigError, match="an adapter inside a sentence-transformers folder"):
+        load_encoder(str(saved))
+    (saved / "modules.json").unlink()  # what the error says; then the base is looked through
+    with pytest.raises(ConfigError, match="use_kernels"):
+        load_encoder(str(saved))
+    inside = tmp_path / "untied" / "query_model"
+    shutil.copytree(saved, inside)
+    shutil.copytree(saved, inside.with_name("passage_model"))
+    (inside / "modules.json").write_text("[]")
+    with pytest.raises(ConfigError, match="use_kernels"):
+        load_encoder(str(inside.parent))
+
+
+def test_an_adapter_has_the_length_of_vectors_of_its_base(bases: dict[str, Path], tmp_path: Path) -> None:
+    base, alone = tmp_path / "base", tmp_path / "adapter"
+    save_encoder(load_encoder(str(bases["qwen2"]), normalize=False), base)
+    by_hand = expected(adapter(alone, base), tokens(bases["qwen2"]))
+
+    def opened(folder: Path) -> torch.Tensor:
+        query, _ = open_encoder(str(folder), device=Device("cpu", torch.float32, False))
+        return torch.from_numpy(query.encode(TEXTS))
+
+    assert torch.allclose(opened(alone), by_hand, atol=1e-5)
+    for name in UNTIED:
+        shutil.copytree(alone, tmp_path / "untied" / name)
+    assert torch.allclose(opened(tmp_path / "untied"), by_hand, atol=1e-5)
+    write_arguments(alone)
+    assert torch.allclose(opened(alone), unit(by_hand), atol=1e-5)
+
+
+@pytest.mark.parametrize("written", ["{", "[]", '"x"', '{"base_model_name_or_path": ["x"]}', "\xff"])
+def test_damaged_settings_of_an_adapter_are_named(written: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(written.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"cannot be read|base that is not there") as error:
+        encoder_fingerprint(str(tmp_path))
+    assert error.value.where == tmp_path / "adapter_config.json"
+
+
+def test_adapters_of_their_own_folder_are_refused(tmp_path: Path) -> None:
+    for name in UNTIED:
+        (tmp_path / name).mkdir()
+        settings = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path)}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(settings))
+    for use in (load_encoder, encoder_fingerprint):
+        with pytest.raises(ConfigError, match="belongs to separate encoders"):
+            use(str(tmp_path))
+
+
 def test_an_adapter_brings_its_tokenizer_or_takes_that_of_its_base(bases: dict[str, Path], tmp_path: Path) -> None:
     base = tmp_path / "saved base"
     save_encoder(load_encoder(str(bases["qwen2"]), pooling="mean"), base)
@@ -276,6 +370,21 @@ def test_separate_encoders_become_two_sides(
     assert np.allclose(plain.encode_document(TEXTS), by_hand[1], atol=1e-5)
 
 
+def test_adapters_on_separate_encoders_name_the_folders_of_these(bases: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for seed, name in enumerate(UNTIED):
+        shutil.copytree(make_tiny_model("qwen2", tmp_path / f"base {seed}", seed=seed), folder / name)
+    model = load_encoder(str(folder))
+    add_lora(model, Lora(rank=2), seed=0)
+    for name, weight in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    save_adapter(model, tmp_path / "adapter", str(folder))
+    again = load_encoder(str(tmp_path / "adapter"))
+    for side, other in zip(sides_of(again), sides_of(model), strict=True):
+        assert torch.allclose(vectors(side), vectors(other), atol=1e-5)
+
+
 # --- settings ---
 
 
@@ -283,6 +392,7 @@ def test_separate_encoders_become_two_sides(
     ("arguments", "match"),
     [
         ({"pooling_strategy": "max"}, "unknown pooling"),
+        ({"pooling_strategy": ["mean"]}, "unknown pooling"),
         ({"score_function": "maxsim"}, "unknown score function"),
         ({"untie_encoder": True}, "separate encoders are not there"),
     ],

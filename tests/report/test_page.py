@@ -1,6 +1,7 @@
 """The report is a pure reader that makes a useful, safe page of any run folder."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from run_folders import write_result, write_run
 
+from tdro.cli.display import verdict
 from tdro.cli.main import main
 from tdro.errors import CheckpointError, EnvironmentProblem
 from tdro.evaluation.compare import compare
@@ -20,6 +22,7 @@ from tdro.evaluation.sides import read_side
 from tdro.report.document import Block, Figure, Fold, Note, Report, Section, Table
 from tdro.report.page import as_html, make_report, write_report
 from tdro.report.reading import RunFiles
+from tdro.report.words import NONE, number
 
 ANCHORS = [
     "verdict", "weights", "health", "losses", "plan", "advice", "scores", "what-if", "data", "cost", "provenance",
@@ -127,6 +130,32 @@ def test_a_loss_is_said_as_plainly_as_a_gain(tmp_path):
     assert make_report(run).headline == "The robust model is worse than the reference model"
 
 
+@pytest.mark.parametrize(
+    ("gain", "tasks", "said"),
+    [
+        (0.0, ("fiqa",), "Too small to tell"),
+        (0.05, ("fiqa", "nq", "arguana"), "The robust model is better than the reference model"),
+        (-0.05, ("fiqa", "nq", "arguana"), "The robust model is worse than the reference model"),
+        (0.0, ("fiqa", "nq", "arguana"), "No clear difference between the reference and the robust model"),
+    ],
+)
+def test_the_verdict_is_that_of_the_report_with_its_numbers(tmp_path, gain, tasks, said):
+    run = write_run(tmp_path / "run", tasks=tasks, gain=gain)
+    printed = verdict(run)
+    assert printed.startswith(f"Verdict: {said}. Robust minus reference is ")
+    assert make_report(run).headline == said
+    assert f"{30 * len(tasks)} queries of {len(tasks)} task" in printed
+    assert printed.endswith("One training seed of each model.")
+
+
+def test_there_is_no_verdict_without_two_models_and_a_reason_where_they_do_not_fit(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "evaluation" / "robust" / "fiqa" / "scores.parquet").write_bytes(b"half")
+    assert verdict(run).startswith("No verdict: the results of the models cannot be compared: ")
+    shutil.rmtree(run / "evaluation" / "robust")
+    assert verdict(run) == ""
+
+
 def test_few_tasks_without_a_clear_difference_are_too_small_to_tell(tmp_path):
     report = make_report(write_run(tmp_path / "run", tasks=("fiqa",)))
     assert report.headline == "Too small to tell"
@@ -138,6 +167,97 @@ def test_few_tasks_without_a_clear_difference_are_too_small_to_tell(tmp_path):
 def test_equal_models_on_three_tasks_have_no_clear_difference(tmp_path):
     report = make_report(write_run(tmp_path / "run"))
     assert report.headline == "No clear difference between the reference and the robust model"
+
+
+def test_a_task_that_is_clearly_worse_is_in_the_headline_of_a_mean_without_a_clear_difference(tmp_path):
+    run = write_run(tmp_path / "run")
+    shutil.rmtree(run / "evaluation" / "robust" / "fiqa")
+    write_result(run / "evaluation" / "robust" / "fiqa", "fiqa", "robust", -0.02, "text")
+    for model, task, gain in (("reference", "nq", 0.0), ("robust", "nq", 0.02)):
+        write_result(run / "evaluation" / model / task, task, model, gain, "text")
+    (run / "resolved.yaml").unlink()  # which does not know the fourth task
+    report = make_report(run)
+    said = "No clear difference between the reference and the robust model, but clearly better on nq and worse on fiqa"
+    assert report.headline == said
+    first = section(report, "verdict").blocks[0]
+    assert isinstance(first, Note) and first.title.startswith("No clear difference in mean nDCG@10: at most about")
+
+
+def test_few_tasks_are_too_small_for_their_number_and_not_for_a_difference_of_zero_points(tmp_path):
+    few = words(section(make_report(write_run(tmp_path / "few", tasks=("fiqa",))), "verdict"))
+    assert "1 task cannot speak for others." in few and "would not have shown" not in few
+    run = write_run(tmp_path / "wide")
+    for task in ("scifact", "arguana", "fiqa"):
+        table = pq.read_table(run / "evaluation" / "robust" / task / "scores.parquet")
+        wide = [score + 0.2 * (-1) ** k for k, score in enumerate(table["ndcg@10"].to_pylist())]
+        pq.write_table(table.set_column(1, "ndcg@10", pa.array(wide)), run / f"evaluation/robust/{task}/scores.parquet")
+    report = make_report(run)
+    assert report.headline == "Too small to tell"
+    wide = words(section(report, "verdict"))
+    assert "points would not have shown here" in wide and "cannot speak" not in wide
+
+
+def test_an_evaluation_that_the_study_does_not_have_is_not_needed(tmp_path):
+    run = write_run(tmp_path / "run", tasks=())
+    assert table(section(make_report(run), "verdict"), "state").rows[-1][:2] == ("evaluation", "not needed")
+
+
+def test_queries_of_the_last_quarter_decide_whether_ratios_can_be_trusted(tmp_path):
+    run = write_run(tmp_path / "run", steps=400)  # 4 queries each: 1,600 in all, 400 in the last quarter
+    report = make_report(run)
+    said = "fewer than 800 of every dataset in the last quarter of the weights stage (the fewest: 400)"
+    assert said in words(section(report, "verdict"))
+    assert {row[-1] for row in table(section(report, "losses"), "gap").rows} == {NONE}
+    long = make_report(write_run(tmp_path / "long", steps=800))
+    assert "fewer than 800" not in words(section(long, "verdict"))
+    # sums of 800 queries: means 2 and 1; variances 0.25 and 0.125; covariance 0.05
+    half = 1.96 * math.sqrt((0.25 / 4 + 0.125 - 2 * 0.05 / 2) / 799)
+    ends = [number(2 * math.exp(sign * half)) for sign in (-1, 1)]
+    assert table(section(long, "losses"), "gap").rows[0][-1] == " to ".join(ends)
+
+
+def diagnosed(run: Path, **changed: object) -> Report:
+    """A report of a run with other diagnostics."""
+    path = run / "weights" / "weights.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["diagnostics"] |= changed
+    path.write_text(json.dumps(content), "utf-8")
+    return make_report(run)
+
+
+def test_a_plan_that_drops_nothing_has_no_cut_of_its_own(tmp_path):
+    report = diagnosed(write_run(tmp_path / "run", robust={"plan": "reweight"}), selects=False)
+    said = words(section(report, "advice"))
+    assert "The plan drops no dataset. This is what a cut after the 2 largest weights of 3 would do" in said
+    assert not [row for row in table(section(report, "plan"), "flags").rows if "undecided" in row[-1]]
+    assert "For most datasets another draw" not in words(section(report, "verdict"))
+
+
+def test_a_plan_of_the_smallest_weights_and_a_fixed_mixture_are_said_as_they_are(tmp_path):
+    report = diagnosed(write_run(tmp_path / "low", robust={"plan": "bottom-share"}), cut=1)
+    said = words(section(report, "advice"))
+    assert "after the 1 largest weight of 3, and this plan keeps the datasets below it" in said
+    fixed = make_report(write_run(tmp_path / "fixed", robust={"weights": "uniform"}))
+    assert "Plan: every dataset, sampled by the uniform mixture." in words(section(fixed, "plan"))
+
+
+def test_confidence_is_the_share_of_resamples_and_intervals_say_which_weights_they_are_of(tmp_path):
+    run = write_run(tmp_path / "run")
+    path = run / "weights" / "weights.json"
+    content = json.loads(path.read_text("utf-8"))
+    datasets = content["diagnostics"]["datasets"]
+    for name, confidence in (("nq", 0.97), ("quora", 0.61), ("xsum", 1.0)):
+        datasets[name]["confidence"] = confidence
+    content["domain_weights"] = {"nq": 0.3, "quora": 0.3, "xsum": 0.4}
+    path.write_text(json.dumps(content), "utf-8")
+    report = diagnosed(run, of={"export": "mean"})
+    advice = table(section(report, "advice"), "advice")
+    assert {row[0]: row[2] for row in advice.rows} == {"nq": "97 %", "xsum": "100 %", "quora": "61 %"}
+    assert advice.header[4] == "95 % interval (mean)" and advice.rows[0][3] == "0.300"
+    weights = table(section(report, "weights"), "times even")
+    assert "95 % interval (mean)" in weights.header and {row[0]: row[-1] for row in weights.rows}["xsum"] == "1.20"
+    assert "of the mean, from a bootstrap" in words(section(report, "weights"))
+    assert "nq (75 %, 0.90 times" in words(section(report, "health"))
 
 
 def test_measures_that_disagree_are_both_in_the_headline(tmp_path):
@@ -164,7 +284,7 @@ def test_an_error_that_ended_a_run_is_told(finished, tmp_path):
 def test_health_names_drift_noise_and_clipping(finished):
     said = words(section(make_report(finished), "health"))
     assert "They drift" in said
-    assert "nq (75 %)" in said
+    assert "nq (75 %, 1.2 times an even weight). The measures raw and excess give such datasets weight." in said
     assert "acted in 100 % of the steps" in said
     assert "Every dataset was in every step." in said
 

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from studies import tiny_study
 
-from tdro.config import Study, options
+from tdro.cli import dedup, mine
+from tdro.cli.overrides import parse
+from tdro.config import MiningConfig, Study, options
 from tdro.data.weights_file import read_weights
 from tdro.errors import ConfigError
+from tdro.setup import released_preparation
 from tdro.setup.released_args import import_released
 from tdro.setup.released_options import OPTIONS, as_markdown
 from tdro.setup.released_shell import read_script
@@ -208,6 +211,13 @@ class TestReleasedScripts:
         with pytest.raises(ConfigError, match="two launches train the reference"):
             import_released([released[0], released[0]])
 
+    def test_two_launches_in_the_branches_of_a_condition_are_refused_with_what_helps(self, tmp_path):
+        path = script(tmp_path, "--seed 1")
+        launch = path.read_text()
+        path.write_text(f"if [ $1 ]; then\n{launch}else\n{launch}fi\n")
+        with pytest.raises(ConfigError, match="keep one of the two launches in a copy of the script"):
+            import_released([path])
+
 
 class TestShell:
     @pytest.mark.parametrize(
@@ -279,6 +289,45 @@ class TestShell:
         assert any("--processes N" in line for line in import_released([path]).lost)
         assert import_released([path], processes=8).study.reference.batch_size == 64
 
+    def test_an_unknown_number_of_nodes_leaves_the_number_of_processes_unknown(self, tmp_path):
+        launcher = "torchrun --nproc_per_node 4 --nnodes $NODES train.py"
+        path = script(tmp_path, "--per_device_train_batch_size 8", launcher)
+        assert any("--processes N" in line for line in import_released([path]).lost)
+        assert import_released([path], variables={"NODES": "2"}).study.reference.batch_size == 64
+
+    @pytest.mark.parametrize(
+        ("launcher", "arguments", "precision"),
+        [
+            ("accelerate launch --mixed_precision bf16 train.py", "", "bfloat16"),
+            ("accelerate launch --mixed_precision=fp16 train.py", "", "auto"),
+            ("accelerate launch --config_file a.yaml train.py", "", "bfloat16"),
+            ("accelerate launch --config_file a.yaml train.py", "--fp16", "auto"),
+            ("accelerate launch --config_file a.yaml --mixed_precision no train.py", "", "float32"),
+            ("torchrun --nproc_per_node 2 train.py", "", "float32"),
+        ],
+    )
+    def test_precision_of_accelerate_is_that_of_the_trainer(self, tmp_path, launcher, arguments, precision):
+        (tmp_path / "a.yaml").write_text("mixed_precision: 'bf16'\nnum_processes: 1\n")
+        imported = import_released([script(tmp_path, arguments, launcher)])
+        assert imported.study.model.precision == precision
+        assert (precision == "auto") == bool(re.search(r"precision: auto +# --fp16$", imported.text, re.M))
+
+    def test_documents_in_a_script_are_files_but_for_those_that_are_run(self, tmp_path):
+        path = script(tmp_path, "--temperature 0.5")
+        launch = path.read_text()
+        other = launch.replace("0.5", "0.9")
+        path.write_text(f"cat > notes.txt <<EOF\nit's {other}EOF\n{launch}")
+        assert import_released([path]).study.reference.temperature == 0.5
+        path.write_text(f"sbatch <<'EOF'\n{launch}EOF\n")
+        assert import_released([path]).study.reference.temperature == 0.5
+
+    @pytest.mark.parametrize("name", ['"$@"', "$*", '"${@}"'])
+    def test_all_arguments_of_a_script_are_those_that_are_given(self, tmp_path, name):
+        path = script(tmp_path, f"--seed 3 {name} --dataloader_num_workers 2")
+        given = {"1": "--temperature", "2": "0.25"}
+        assert import_released([path], variables=given).study.reference.temperature == 0.25
+        assert import_released([path]).study.reference.temperature == 1
+
     def test_other_commands_of_a_script_are_passed_over(self, tmp_path):
         path = script(tmp_path, "--temperature 0.5")
         text = path.read_text()
@@ -332,6 +381,12 @@ class TestArguments:
     @pytest.mark.parametrize("text", ["--bf16", "--bf16 True", "--bf16=true", "--bf16 1", "--no_fp16 --bf16"])
     def test_flags_as_transformers_reads_them(self, tmp_path, text):
         assert study_of(tmp_path, text).model.precision == "bfloat16"
+
+    def test_what_is_switched_off_as_by_default_has_no_line(self, tmp_path):
+        lost, said = lines_of(tmp_path, '--fp16 False --push_to_hub false --deepspeed "" --overwrite_cache 0')
+        assert "deepspeed" not in lost and "fp16" not in lost + said and "push_to_hub" not in said
+        assert "overwrite_cache" not in said
+        assert "deepspeed zero.json" in lines_of(tmp_path, "--deepspeed zero.json")[0]
 
     def test_dashes_do_for_underscores_and_the_last_one_counts(self, tmp_path):
         assert study_of(tmp_path, "--q-max-len 99 --seed 1 --seed 7").data.query_max_length == 99
@@ -637,6 +692,12 @@ class TestDomains:
         watched = study.evaluation.watch["dev"]
         assert (watched.path, watched.kind, study.evaluation.watch_every) == ("dev.jsonl", "rows", 7)
         assert study.evaluation.keep == "best" and study.reference.steps == 40 * 2 // 4
+        (tmp_path / "run.sh").write_text(
+            (tmp_path / "run.sh").read_text().replace("--eval_steps 7", "--eval_steps 0.12")
+        )
+        imported = import_released([Path("run.sh")])
+        assert imported.study.evaluation.watch_every == 3  # of 20 steps, rounded up as transformers does
+        assert "# --eval_steps, 0.12 of the steps" in imported.text
 
 
 def test_an_imported_study_runs(tmp_path, monkeypatch):
@@ -697,5 +758,24 @@ class TestTable:
         for rows in OPTIONS.values():
             assert len({row.name for row in rows}) == len(rows)
 
-    def test_the_documentation_has_the_table(self):
-        assert as_markdown() in (ROOT / "docs" / "released-options.md").read_text()
+    def test_the_documentation_has_the_tables(self):
+        text = (ROOT / "docs" / "released-options.md").read_text()
+        assert as_markdown() in text and released_preparation.as_markdown() in text
+
+    def test_what_stands_for_mining_and_dedup_are_arguments_with_the_released_values(self):
+        rows = {verb: " ".join(row.ours for row in rows) for verb, rows in released_preparation.PREPARATION.items()}
+        assert rows["tdro mine"].startswith("FILE FILE ") and rows["tdro dedup"].startswith("FILE ")
+        mined = parse(mine.Arguments, "tdro mine FILE", rows["tdro mine"].split()[2:])
+        assert (mined.corpus, mined.mining.encoder, mined.out) == ("PASSAGES", "NAME", "MINED.jsonl")
+        assert (mined.mining.ranks, mined.mining.negatives) == ((2, 100), 16)
+        assert mined.mining == MiningConfig(encoder="NAME")  # the rest is the default, as the notes say
+        assert (mined.query_max_length, mined.passage_max_length) == (512, 512)
+        found = parse(dedup.Arguments, "tdro dedup", rows["tdro dedup"].split())
+        assert (found.train, found.against, found.out, found.level) == (("FILE",), ("EVAL",), "FOLDER", "simhash-k2")
+
+    @pytest.mark.skipif(not LISTED.exists(), reason="the list of released arguments is not here")
+    def test_every_released_argument_of_mining_and_dedup_is_in_the_tables(self):
+        line = LISTED.read_text().partition("Mining and dedup scripts: ")[2].partition("\n")[0]
+        names = re.findall(r"\w+", line.partition(";")[0])
+        there = "".join(row.there for rows in released_preparation.PREPARATION.values() for row in rows)
+        assert len(names) == 6 and not [name for name in names if f"--{name}" not in there]

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from tdro.data.collate import tokenize
 from tdro.data.examples import with_instruction
 from tdro.data.mixture import Draw, HomogeneousMixture, MixedMixture
-from tdro.data.reading import Rows
+from tdro.data.reading import Rows, read_dataset
 from tdro.errors import ConfigError, DataError
 from tdro.models.encoder import embed
 from tdro.training import batch_loss
@@ -24,6 +24,7 @@ from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.guide import Guide, load_guide
 from tdro.training.negatives import negatives
 from tdro.training.pipeline import run_study
+from tdro.training.query_loss import refuse_impossible_fine_tuning
 from tdro.training.run import Run
 from tdro.training.texts import StepTexts, TextSource
 
@@ -142,7 +143,7 @@ def seen_by(case: Case, query: int) -> list[int]:
     """The passages that a query's InfoNCE sees, its positive first."""
     queries, passages, positives = case.strings
     starts = case.texts.positive_B.tolist()
-    same = [o for o in range(QUERIES) if queries[o] == queries[query]]
+    same = [o for o in range(QUERIES) if case.texts.queries_B[o] == case.texts.queries_B[query]]
     known = set().union(*(positives[o] for o in same))
     tokens = {tuple(case.texts.passages_P[p]) for p, text in enumerate(passages) if text in known}
     excluded = {p for p in range(len(passages)) if tuple(case.texts.passages_P[p]) in tokens}
@@ -216,8 +217,10 @@ def difference(case: Case, expected: dict[str, torch.Tensor]) -> float:
 def test_loss_and_gradient_equal_the_slow_version(tmp_path, monkeypatch, setting, family, mixed, at_length_one):
     temperature = TEMPERATURE if at_length_one else 10.0
     reference, model = {**SETTINGS[setting], "temperature": temperature}, {"normalize": at_length_one}
-    datasets = {n: {"path": f"train/{n}.jsonl", "instruction": f"sun {n}"} for n in ("one", "two", "three")}
-    case = make_case(tmp_path, family, reference, mixed, data={"datasets": datasets}, model=model)
+    said = {"one": "sun", "two": "moon", "three": "sun"}  # the questions of one and three are the same
+    datasets = {n: {"path": f"train/{n}.jsonl", "instruction": text} for n, text in said.items()}
+    data = {"datasets": datasets, "query_max_length": 32}
+    case = make_case(tmp_path, family, reference, mixed, data=data, model=model)
     loss, means = slow_loss(case)
     loss.backward()
     expected = {name: p.grad.clone() for name, p in case.model.named_parameters() if p.grad is not None}
@@ -245,6 +248,29 @@ def test_the_case_has_what_it_is_to_test(tmp_path):
         hidden = [len(a) - len(b) for a, b, c in zip(without, with_guide, alone, strict=True) if c == own]
         left = [len(b) for b, c in zip(with_guide, alone, strict=True) if c == own]
         assert sum(hidden) > 0 and max(left) > 1
+
+
+def test_questions_and_passages_with_the_same_tokens_are_one_across_datasets():
+    random = np.random.default_rng(0)
+    for _ in range(20):  # few token lists and keys: long chains of texts that share one or the other
+        keys, lists = random.permutation(np.r_[np.arange(9), random.integers(9, size=9)]), random.integers(9, size=18)
+        texts = StepTexts(
+            queries_B=[[n, 1] for n in lists.tolist()],
+            passages_P=[[1, n] for n in lists[::-1].tolist()],
+            count_B=torch.ones(18, dtype=torch.long),
+            query_key_B=torch.from_numpy(keys),
+            passage_key_P=torch.from_numpy(keys[::-1].copy()),
+            known_K2=torch.tensor([[3, key] for key in range(9)]),
+            place_P=torch.zeros(18, dtype=torch.long),
+            score_P=torch.zeros(18, dtype=torch.float64),
+        )
+        lowest = keys.copy()
+        for _ in range(18):  # whatever shares a token list or a key takes the lowest key of the others
+            lowest = np.array([lowest[(keys == k) | (lists == n)].min() for k, n in zip(keys, lists, strict=True)])
+        found = batch_loss.merge_twins(texts)
+        assert found.query_key_B.tolist() == lowest.tolist()
+        assert found.passage_key_P.tolist() == lowest[::-1].tolist()
+        assert found.known_K2.tolist() == [[3, int(lowest[keys == key][0])] for key in range(9)]
 
 
 def last_loss(folder: Path, name: str, stage: str = "reference", **sections: Any) -> float:
@@ -316,4 +342,17 @@ def test_datasets_without_scores_are_refused_before_training(tmp_path):
     with pytest.raises(DataError, match="a score for every positive and negative") as error:
         run_study(run, "reference")
     assert "dataset two" in str(error.value) and "two.jsonl" in str(error.value) and "1 of 12 rows" in str(error.value)
+    assert "mined again" not in str(error.value)
     assert not (run.folder / "reference").exists()
+
+
+def test_rows_that_were_mined_without_scores_may_be_mined_again(tmp_path):
+    run = make_run(tmp_path, "static", {"distillation": 1.0})
+    mined = run.folder / "data" / "negatives" / "one.jsonl"
+    mined.parent.mkdir(parents=True)
+    mined.write_text('{"query": "a", "pos": ["b"], "neg": ["c"], "neg_scores": [0.5]}\n')
+    mined.with_suffix(".json").write_text("{}")
+    rows = {"one": read_dataset("one", mined, cache=tmp_path / "cache")}
+    with pytest.raises(DataError, match="a score for every positive and negative") as error:
+        refuse_impossible_fine_tuning(run.study.reference, rows)
+    assert f"or remove {mined}, so that it is mined again" in str(error.value.do)

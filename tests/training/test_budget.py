@@ -7,6 +7,7 @@ from tiny_models import make_tiny_model
 
 from tdro.devices import Device, pick_device
 from tdro.models.encoder import load_encoder
+from tdro.models.sides import sides_of
 from tdro.training import budget
 from tdro.training.budget import Budget, find_budget, keep_budget, kept_budget
 from tdro.training.run import Run
@@ -53,6 +54,34 @@ def test_on_a_gpu_two_passes_fit_beside_the_moments(model, monkeypatch):
     largest = max(found.tried)
     assert largest * 1000 + moments <= 8_000_000 < largest * 2000 + moments
     assert (found.max_tokens, found.graph_tokens) == (largest // 2, largest)
+
+
+def test_on_a_gpu_other_models_and_the_other_side_have_their_room(tmp_path, monkeypatch):
+    model = load_encoder(str(make_tiny_model("bert", tmp_path / "model")), query_encoder="copy")
+    of_side = 4 * sum(p.numel() for p in sides_of(model)[0].parameters() if p.requires_grad)
+    pretend(monkeypatch, lambda tokens: 1.0, lambda tokens: tokens * 1000)
+    for beside in (0, 1 << 20):
+        needed = 4096 * 1000 + 2 * 2 * of_side + of_side + beside  # both sides' moments, gradients of the queries' side
+        for memory, largest in ((needed, 4096), (needed - 1, 2048)):
+            monkeypatch.setattr(budget, "total_memory", lambda memory=memory: memory / budget.SHARE)
+            assert max(find_budget(model, GPU, 64, beside).tried) == largest
+
+
+def test_a_guide_is_part_of_what_a_budget_was_found_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tdro.training.run.find_budget", lambda *given: (asked.append(given[3]), Budget(777, {}))[1])
+    monkeypatch.setattr(Run, "load_base", lambda run: None)
+    guide = make_tiny_model("static", tmp_path / "guide")
+    for folder in ("cpu", "cuda"):
+        study = tiny_study(tmp_path, model={"micro_batch_tokens": None}, reference={"guide": str(guide)})
+        run = Run(study.model_copy(update={"output": str(tmp_path / folder)}))
+        run.device = Device(folder, torch.float32, False)
+        monkeypatch.setattr("tdro.training.run.cache_folder", lambda folder=folder: tmp_path / f"cache of {folder}")
+        assert run.max_tokens == 777
+    assert asked == [0, 4 * sum(p.numel() for p in load_encoder(str(guide)).parameters())]
+    alone = study.model_copy(update={"reference": study.reference.model_copy(update={"guide": ""})})
+    other = Run(alone.model_copy(update={"output": str(tmp_path / "alone")}))
+    assert other.max_tokens == 777 and len(asked) == 3
 
 
 def test_on_a_gpu_running_out_of_memory_ends_the_trial(model, monkeypatch):

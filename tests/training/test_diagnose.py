@@ -51,11 +51,59 @@ def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
     assert found["datasets"]["bad"]["log_loss_ratio"] == pytest.approx(np.log(9), abs=0.2)
     assert found["still_moving"]
     assert found["datasets"]["bad"]["misranked_share"] == 0.6 and found["datasets"]["good"]["misranked_share"] == 0
-    assert any("SUSPECTS" in sentence and "bad (60%)" in sentence for sentence in sentences(found))
+    told = (
+        f"bad (60%, {3 * weights['bad']:.2g} x an even weight). The measures raw and excess give such datasets weight."
+    )
+    assert any("SUSPECTS" in sentence and told in sentence for sentence in sentences(found))
+    assert found["datasets"]["bad"]["confidence"] == 1 and 0.5 <= found["datasets"]["good"]["confidence"] < 0.95
     assert any("more than four times" in sentence for sentence in sentences(found))  # 24 queries of 5 rows each
     assert any(sentence.startswith("At the plan's cut, 1 datasets are kept") for sentence in sentences(found))
     whole = found | {"selects": False}  # as with robust.plan: reweight
     assert any(sentence.startswith("The plan keeps all datasets; cut at 2 of 3, 1") for sentence in sentences(whole))
+
+
+def test_a_plan_of_the_smallest_weights_keeps_them_and_drops_the_largest(finished):
+    run, _ = finished
+    names, study = ["high", "middle", "low"], with_options(run.study, robust={"plan": "bottom-share", "share": 0.7})
+    found = diagnose(study, dict.fromkeys(names, 100), *steady_steps(study, names, [0.6, 0.3, 0.1]), {})
+    assert {name: dataset["verdict"] for name, dataset in found["datasets"].items()} == {
+        "high": "drop", "middle": "keep", "low": "keep",
+    }  # fmt: skip
+    kept = {name for name, dataset in found["datasets"].items() if dataset["planned_probability"]}
+    assert kept == {"middle", "low"}
+    assert any(said.startswith("At the plan's cut, 2 datasets are kept and 1 dropped") for said in sentences(found))
+
+
+@pytest.mark.parametrize("version", ["last", "mean", "ema"])
+def test_intervals_are_of_the_weights_that_are_handed_on(finished, version):
+    run, _ = finished
+    names, study = ["high", "middle", "low"], with_options(run.study, weights={"export": version})
+    found = diagnose(study, dict.fromkeys(names, 100), *steady_steps(study, names, [0.6, 0.3, 0.1]), {})
+    for dataset in found["datasets"].values():  # the steps are alike, so that their order does not matter
+        assert dataset["interval"] == pytest.approx([dataset["weight"]] * 2, rel=1e-9)
+    assert found["of"]["export"] == version
+
+
+def with_options(study, **sections):
+    """A study with some options changed."""
+    return study.model_copy(
+        update={name: getattr(study, name).model_copy(update=options) for name, options in sections.items()}
+    )
+
+
+def steady_steps(study, names, signal):
+    """Ten steps with one signal: events, a fresh learner, and the weights that are handed on."""
+    learners = [WeightLearner(names, study.weights, make_rule(study.weights, dict.fromkeys(names, 9), 9)) for _ in "12"]
+    sums, everywhere, events = [[4.0, 8.0, 4.0, 17.0, 4.5, 8.2, 0.0]] * 3, np.ones(3, bool), []
+    for step in range(10):
+        learners[0].weights = learners[0].moved(learners[0].weights, np.array(signal), step, everywhere)
+        events.append({
+            "step": step, "signal": signal, "weights": learners[0].weights.weights_G.tolist(), "statistics": sums,
+            "misranked": [0, 0, 0],
+        })  # fmt: skip
+    state = learners[0].weights
+    exported_G = {"last": state.weights_G, "mean": state.mean_G, "ema": state.ema_G}[study.weights.export]
+    return events, learners[1], dict(zip(names, exported_G.tolist(), strict=True))
 
 
 def test_losses_that_are_all_zero_are_called_nothing_to_learn_from(tmp_path):

@@ -208,9 +208,10 @@ def _semantic(
     import numpy as np
 
     from tdro.models.encoder import load_encoder
+    from tdro.models.sides import side_of
     from tdro.prepare.semantic import semantic_neighbours
 
-    model = load_encoder(parsed.semantic)
+    model = side_of(load_encoder(parsed.semantic), "queries")
 
     def encode(texts: Any) -> np.ndarray:
         """Encode texts as vectors of length 1."""

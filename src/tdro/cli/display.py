@@ -9,7 +9,6 @@ from rich.table import Table
 from tdro.config import Study
 
 if TYPE_CHECKING:
-    from tdro.evaluation.significance import Difference
     from tdro.training.run import Run
 
 
@@ -53,7 +52,6 @@ def print_weights(weights: dict[str, float], how: str) -> None:
 def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | None, last: str) -> None:
     """Print the weights, the scores and a verdict, as far as a run went."""
     from tdro.devices import peak_memory_gb
-    from tdro.training.outcome import robust_gain
 
     console = wide_console()
     if last == "weights" or (last in ("robust", "evaluate") and _has_plan(run)):
@@ -61,10 +59,8 @@ def print_outcome(run: "Run", scores: dict[str, dict[str, dict[str, float]]] | N
     if scores and all(scores.values()):
         print_scores(scores, console)
         print_oddities(run.folder / "evaluation", scores, console)
-        gain = robust_gain(run)
-        if gain:
-            mains = {main_measure(next(iter(of_models.values()))) for of_models in scores.values()}
-            console.print(verdict(gain, measure_name(mains.pop()) if len(mains) == 1 else "points"))
+        if said := verdict(run.folder):
+            console.print(said, markup=False)
     peaks = ", ".join(f"{name} {value:.2f} GB" for name, value in peak_memory_gb().items())
     console.print(f"everything is in {run.folder}; peak memory: {peaks}")
 
@@ -110,15 +106,25 @@ def _print_plan_and_weights(run: "Run", console: Console, last: str) -> None:
         console.print("\n".join(sentences(diagnostics)))
 
 
-def verdict(gain: "Difference", measure: str = "nDCG@10") -> str:
-    """Say in plain words what robust against reference amounts to; honest when nothing was gained."""
-    points = f"{100 * gain.mean:+.2f} {measure}"
-    tasks = "1 task" if gain.tasks == 1 else f"{gain.tasks} tasks"
-    basis = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f} over {gain.queries} queries of {tasks}"
-    if not gain.is_clear:
-        return f"Verdict: no clear difference. Robust against reference: {points} ({basis}, one seed)."
-    said = "the learned mixture is better" if gain.mean > 0 else "the learned mixture is worse"
-    return f"Verdict: {said}. Robust against reference: {points} ({basis}, one seed)."
+def verdict(folder: Path) -> str:
+    """Say in plain words what the evaluation of a run amounts to: what its report says, with the numbers.
+
+    Args:
+        folder: Run folder, with evaluation/.
+
+    Returns:
+        Some sentences; empty where there are no two models to compare.
+    """
+    from tdro.report.reading import RunFiles
+    from tdro.report.scores import compare_models, describe
+    from tdro.report.verdict import headline
+
+    comparison = compare_models(RunFiles(folder))
+    if not comparison.contrasts:
+        return f"{headline(comparison)}: {comparison.problem}." if comparison.problem else ""
+    return " ".join([
+        f"Verdict: {headline(comparison)}.", *map(describe, comparison.contrasts), "One training seed of each model."
+    ])  # fmt: skip
 
 
 def print_scores(scores: dict[str, dict[str, dict[str, float]]], console: Console) -> None:

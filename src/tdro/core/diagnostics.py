@@ -9,6 +9,7 @@ from tdro.core.groups import GroupStatistics
 from tdro.core.updates import WeightState
 
 Verdict = Literal["keep", "drop", "undecided"]
+Version = Literal["last", "mean", "ema"]
 
 
 def effective_number(weights_G: np.ndarray) -> float:
@@ -72,6 +73,7 @@ def replay_resampled(
     present_TG: np.ndarray,
     order_ST: np.ndarray,
     step_T: Sequence[int],
+    version: Version = "last",
 ) -> np.ndarray:
     """Learn final weights again from resampled steps: a bootstrap of what the luck of the batches did.
 
@@ -82,27 +84,41 @@ def replay_resampled(
         present_TG: bool, which groups had examples.
         order_ST: int, for each of S resamples which of the T signals to use, in order.
         step_T: The steps at which the weights move.
+        version: Of the weights: the last ones, their mean over the steps, or their moving average.
 
     Returns:
-        [S, G] final weights.
+        [S, G] final weights of that version.
     """
     finals = []
     for order_T in order_ST:
         state = start
         for step, source in zip(step_T, order_T, strict=True):
             state = move(state, signal_TG[source], step, present_TG[source])
-        finals.append(state.weights_G)
+        finals.append({"last": state.weights_G, "mean": state.mean_G, "ema": state.ema_G}[version])
     return np.array(finals)
 
 
-def cut_verdicts(weights_SG: np.ndarray, kept: int, certainty: float = 0.95) -> list[Verdict]:
-    """Say for each group whether it is among the `kept` largest weights in nearly all resamples, nearly none, or else.
+def kept_shares(weights_SG: np.ndarray, kept: int) -> np.ndarray:
+    """Compute in which share of the resamples each group is among the `kept` largest weights.
+
+    Groups that are tied across the cut share what is left. Of negated weights, the smallest count.
 
     Example: group 0 always wins; 1 and 2 take turns.
-        >>> cut_verdicts(np.array([[0.5, 0.3, 0.2], [0.5, 0.2, 0.3], [0.6, 0.3, 0.1], [0.6, 0.1, 0.3]]), kept=2)
-        ['keep', 'undecided', 'undecided']
+        >>> weights_SG = np.array([[0.5, 0.3, 0.2], [0.5, 0.2, 0.3], [0.6, 0.3, 0.1], [0.6, 0.1, 0.3]])
+        >>> kept_shares(weights_SG, kept=2).tolist()
+        [1.0, 0.5, 0.5]
     """
     above_SG = (weights_SG[:, None, :] > weights_SG[:, :, None]).sum(-1)
     tied_SG = (weights_SG[:, None, :] == weights_SG[:, :, None]).sum(-1)
-    share_G = np.clip((kept - above_SG) / tied_SG, 0, 1).mean(axis=0)  # groups tied across the cut share what is left
-    return ["keep" if s >= certainty else "drop" if s <= 1 - certainty else "undecided" for s in share_G]
+    share_G: np.ndarray = np.clip((kept - above_SG) / tied_SG, 0, 1).mean(axis=0)
+    return share_G
+
+
+def cut_verdict(share: float, certainty: float = 0.95) -> Verdict:
+    """Say of a group that is kept in a share of the resamples whether that is nearly all, nearly none, or else.
+
+    Example:
+        >>> cut_verdict(0.99), cut_verdict(0.05), cut_verdict(0.5)
+        ('keep', 'drop', 'undecided')
+    """
+    return "keep" if share >= certainty else "drop" if share <= 1 - certainty else "undecided"

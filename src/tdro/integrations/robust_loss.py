@@ -20,6 +20,8 @@ from tdro.errors import ConfigError, DataError, TdroError
 
 _LABELS = ("label", "labels", "score", "scores")
 """Columns that the trainer takes for labels."""
+_ALONE = 5
+"""Steps of a single dataset in a row that are no accident."""
 
 
 def with_groups(datasets: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,8 +31,10 @@ def with_groups(datasets: Mapping[str, Any]) -> dict[str, Any]:
         datasets: Name -> rows with the columns query, positive, negative, ... in this order, whatever their names.
 
     Raises:
+        ConfigError: It is no dictionary.
         DataError: A dataset has labels already, or other columns than the first.
     """
+    refuse_unnamed(datasets)
     first = next(iter(datasets.values())).column_names if datasets else []
     for name, rows in datasets.items():
         if labels := [column for column in rows.column_names if column in _LABELS]:
@@ -42,6 +46,13 @@ def with_groups(datasets: Mapping[str, Any]) -> dict[str, Any]:
         name: rows.add_column("label", np.full(len(rows), number))
         for number, (name, rows) in enumerate(datasets.items())
     }
+
+
+def refuse_unnamed(datasets: object) -> None:
+    """Refuse datasets without names: what has no name gets no weight."""
+    if not isinstance(datasets, Mapping):
+        do = "give {'name': dataset, ...}, and the same to the trainer as train_dataset"
+        raise ConfigError("datasets come as a dictionary", where="datasets", saw=type(datasets).__name__, do=do)
 
 
 class RobustLoss(nn.Module):
@@ -90,7 +101,7 @@ class RobustLoss(nn.Module):
         self.state: WeightState = initial_state(bounds.project(uniform_G) if bounds else uniform_G)
         self._initial_loss_G = np.full(len(self._names), np.nan)
         self._seen = GroupStatistics.zeros(len(self._names))
-        self._driven = False
+        self._driven, self._alone = False, 0
 
     @property
     def weights(self) -> dict[str, float]:
@@ -114,6 +125,8 @@ class RobustLoss(nn.Module):
         columns = list(features)
         group_B = self._groups(columns, labels)
         proxy_B = self._losses(self.model, columns)
+        if not torch.is_grad_enabled():  # evaluation, one dataset at a time: its weight is no part of how good it is
+            return proxy_B.mean()
         with torch.no_grad():
             reference_B = self._losses(self.reference, columns)
         statistics = group_statistics(proxy_B.detach().cpu(), reference_B.cpu(), group_B, len(self._names))
@@ -121,8 +134,7 @@ class RobustLoss(nn.Module):
         if statistics.bad_G.any():
             bad = [name for name, count in zip(self._names, statistics.bad_G, strict=True) if count]
             raise TdroError("losses are not finite", where="RobustLoss", saw=bad, do="lower the learning rate")
-        if torch.is_grad_enabled():
-            self._seen = self._seen + statistics
+        self._seen = self._seen + statistics
         count_G = torch.from_numpy(statistics.count_G)
         factor_B = pooled_example_weights(torch.from_numpy(self.state.weights_G), count_G, group_B).to(proxy_B)
         return get_world_size() * (factor_B * proxy_B).sum()
@@ -137,6 +149,11 @@ class RobustLoss(nn.Module):
         statistics, self._seen = self._seen, GroupStatistics.zeros(len(self._names))
         if not statistics.present_G.any():
             return
+        self._alone = self._alone + 1 if statistics.present_G.sum() == 1 < len(self._names) else 0
+        if self._alone == _ALONE:
+            do = "give the arguments multi_dataset_batch_sampler=MixedBatches(with_groups(datasets))"
+            saw = f"{_ALONE} steps of a single dataset each"
+            raise ConfigError("no weight can move: batches do not mix datasets", where="RobustLoss", saw=saw, do=do)
         unseen_G = np.isnan(self._initial_loss_G) & statistics.present_G
         self._initial_loss_G = np.where(unseen_G, statistics.proxy_mean_G, self._initial_loss_G)
         nothing = np.empty(0)

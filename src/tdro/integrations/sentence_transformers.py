@@ -15,10 +15,11 @@ import torch
 from sentence_transformers.base.sampler import DefaultBatchSampler, MultiDatasetDefaultBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset
 
+from tdro.config import fingerprint
 from tdro.data.mixture import HomogeneousMixture, MixedMixture, Mixture
 from tdro.data.weights_file import match_weights, read_weights
 from tdro.errors import ConfigError, DataError
-from tdro.integrations.robust_loss import RobustCallback, RobustLoss, with_groups
+from tdro.integrations.robust_loss import RobustCallback, RobustLoss, refuse_unnamed, with_groups
 
 __all__ = ["MixedBatches", "MixtureBatchSampler", "RobustCallback", "RobustLoss", "WeightedBatches", "with_groups"]
 
@@ -78,6 +79,7 @@ class _Batches:
     """
 
     def __init__(self, datasets: Mapping[str, Sized], steps: int | None, ranks: int | None) -> None:
+        refuse_unnamed(datasets)
         self.sizes = {name: len(rows) for name, rows in datasets.items()}
         empty = [name for name, size in self.sizes.items() if size == 0]
         if empty or not self.sizes:
@@ -85,6 +87,7 @@ class _Batches:
         for name, number in (("steps", steps), ("ranks", ranks)):
             if number is not None and number < 1:
                 raise ConfigError("must be at least 1", where=name, saw=number, do="leave it out for the default")
+        self._first = [_first_row(rows) for rows in datasets.values()]
         self._steps, self._ranks = steps, ranks
 
     def mixture(self) -> Callable[..., Mixture]:
@@ -103,10 +106,15 @@ class _Batches:
         Raises:
             ConfigError: The trainer has other datasets, or a `batch_sampler` that would not be heeded.
         """
+        do = "give the very dictionary that the trainer gets as train_dataset"
         sizes = [len(rows) for rows in dataset.datasets]  # type: ignore[arg-type]
         if sizes != list(self.sizes.values()):
-            do = "give the very dictionary that the trainer gets as train_dataset"
             raise ConfigError("the trainer has other datasets", where="train_dataset", saw=sizes, do=do)
+        pairs = zip(self.sizes, self._first, map(_first_row, dataset.datasets), strict=True)
+        moved = [name for name, ours, theirs in pairs if ours and theirs and ours != theirs]
+        if moved:
+            what = "the trainer has other datasets, or has them in another order"
+            raise ConfigError(what, where="train_dataset", saw=f"other rows than those of {', '.join(moved)}", do=do)
         special = [type(sampler).__name__ for sampler in batch_samplers if type(sampler) is not DefaultBatchSampler]
         if special:
             do = "leave batch_sampler at its default: the mixture draws the rows of a batch itself"
@@ -186,6 +194,14 @@ class MixedBatches(_Batches):
     def mixture(self) -> Callable[..., Mixture]:
         """Return what makes the mixture from `batch_size` and `seed`."""
         return partial(MixedMixture, self.sizes, sampling=self._sampling)
+
+
+def _first_row(rows: Any) -> str:
+    """Identify a dataset by the texts of its first row, without any transform; empty where it tells none."""
+    if not hasattr(rows, "with_format") or not len(rows):
+        return ""
+    texts = {column: text for column, text in rows.with_format(None)[0].items() if isinstance(text, str)}
+    return fingerprint(texts) if texts else ""
 
 
 def _probabilities(weights: Mapping[str, float] | str | Path, names: list[str]) -> dict[str, float]:

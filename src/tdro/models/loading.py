@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Router, 
 from transformers import AutoTokenizer
 
 from tdro.errors import ConfigError
-from tdro.models.adapters import base_of, is_adapter, merge_adapter
+from tdro.models.adapters import CONFIG, base_of, is_adapter, merge_adapter
 from tdro.models.released import is_untied, read_arguments, read_projection
 from tdro.models.sides import ROUTES, UNTIED, Kind, side_of
 from tdro.models.top import freeze_layer_weights
@@ -59,6 +59,7 @@ def read_folder(folder: Path, model_kwargs: dict[str, Any]) -> list[Found]:
 
 def _saved(folder: Path, model_kwargs: dict[str, Any]) -> list[Found]:
     """Read a sentence-transformers folder with its own modules."""
+    _refuse_inner_adapters(folder)
     settings = folder / "config_sentence_transformers.json"
     kind = json.loads(settings.read_text(encoding="utf-8")).get("model_type") if settings.is_file() else None
     if kind not in (None, "SentenceTransformer"):
@@ -80,6 +81,14 @@ def _saved(folder: Path, model_kwargs: dict[str, Any]) -> list[Found]:
             _refuse_missing_weights(side[0].model, _first_of(inside, route) if routed else inside)
         freeze_layer_weights(side)
     return [Found(side, "auto", False) for side in sides]
+
+
+def _refuse_inner_adapters(folder: Path) -> None:
+    """Refuse modules that are adapters: the library would load the bases that they name, unseen by `refuse_code`."""
+    for inner in folder.rglob(CONFIG):
+        what = "an adapter inside a sentence-transformers folder"
+        do = "give the adapter's own folder, without a modules.json: it is merged into the base that it names"
+        raise ConfigError(what, where=inner.parent, do=do)
 
 
 def _first_of(folder: Path, route: str) -> Path:
@@ -146,8 +155,6 @@ def _take_tokenizer(transformer: Transformer, folder: Path) -> None:
 
 def _refuse_missing_weights(network: Any, folder: Path) -> None:
     """Refuse a folder without weights that loading has therefore made up at random."""
-    if (folder / "adapter_config.json").is_file():
-        return
     _, info = type(network).from_pretrained(
         folder,
         config=copy.deepcopy(network.config),

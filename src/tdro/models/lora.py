@@ -22,7 +22,9 @@ from transformers.pytorch_utils import Conv1D
 
 from tdro.errors import ConfigError, EnvironmentProblem
 from tdro.files import atomic_folder
+from tdro.models.bases import find_encoder
 from tdro.models.network import network_of, networks_of
+from tdro.models.released import is_untied
 from tdro.models.sides import UNTIED, sides_of
 from tdro.models.top import projection_of
 
@@ -143,14 +145,18 @@ def save_adapter(model: SentenceTransformer, folder: Path, base: str, query_base
     Args:
         model: A model with adapters.
         folder: Where the files go; an older save is replaced.
-        base: Name of the base encoder, kept in the adapter's settings.
+        base: Name of the base encoder, kept in the adapter's settings; of a released folder with separate encoders
+            each adapter names its own.
         query_base: Name of the base of the queries' encoder, where it is another.
 
     Raises:
+        ConfigError: The base is not there any more.
         EnvironmentProblem: The disk refuses the files.
     """
     networks = [network_of(side, "model.lora_rank") for side in sides_of(model)]
     names = [query_base or base, base]
+    if len(networks) > 1 and not query_base and is_untied(folder_of_base := find_encoder(base)):
+        names = [str(folder_of_base / inside) for inside in UNTIED]
     try:
         with atomic_folder(folder) as fresh:
             if len(networks) == 1:

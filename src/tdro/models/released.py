@@ -87,7 +87,7 @@ def read_arguments(folder: Path) -> Released:
 
 def is_untied(folder: Path) -> bool:
     """Tell whether a folder holds separate encoders for queries and passages."""
-    return all((folder / name).is_dir() for name in UNTIED)
+    return all((folder / name).is_dir() for name in UNTIED) and not (folder / "modules.json").is_file()
 
 
 def read_projection(folders: tuple[Path, ...], expected: bool) -> Dense | None:
@@ -130,11 +130,11 @@ def _linear(file: Path) -> Dense:
     return layer
 
 
-def _pooling(file: Path, name: str | None) -> str:
+def _pooling(file: Path, name: object) -> str:
     """Translate the name of a pooling."""
     if name is None:
         return "auto"
-    if name not in POOLINGS:
+    if not isinstance(name, str) or name not in POOLINGS:
         do = f"use one of {', '.join(POOLINGS)}"
         raise ConfigError("unknown pooling", where=f"{file}: pooling_strategy", saw=name, do=do)
     return POOLINGS[name]

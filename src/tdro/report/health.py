@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from tdro.report.document import Bullets, Note, Section, Text
 from tdro.report.reading import Learning, RunFiles
-from tdro.report.words import listed, noun, number, percent
+from tdro.report.weights import handed_on
+from tdro.report.words import NONE, listed, noun, number, percent
 
 SUSPECT = 0.5
 """Share of queries for which the reference prefers a negative, from which on a dataset is a suspect of noise."""
@@ -32,9 +33,11 @@ def health_section(run: RunFiles) -> Section:
     if learning is None:
         return Section("health", title, (Note("note", "Nothing to say.", "No weights were learned."),))
     clip, norm = str(run.setting("weights.clip", "l2")), float(run.setting("weights.clip_norm", 1.0))
+    weights = handed_on(run) or dict(zip(learning.names, learning.weights_TG[-1].tolist(), strict=True))
     found = (
-        _collapse(learning.weights_TG[-1].tolist()), _settled(learning, run.diagnostics), _gap(run.diagnostics),
-        _absent(learning), _clipped(learning, clip, norm), _silent(learning), _dropped(learning), _noise(learning),
+        _collapse(list(weights.values())), _settled(learning, run.diagnostics), _gap(run.diagnostics),
+        _absent(learning), _clipped(learning, clip, norm), _silent(learning), _dropped(learning),
+        _noise(learning, weights),
         _memory(run.diagnostics), _epochs(run),
     )  # fmt: skip
     warnings = tuple(one.text for one in found if one is not None and one.warns)
@@ -158,16 +161,20 @@ def _dropped(learning: Learning) -> _Finding:
     return _Finding(False, "Every loss was finite.")
 
 
-def _noise(learning: Learning) -> _Finding | None:
-    """Say which datasets may be noisy."""
+def _noise(learning: Learning, weights: dict[str, float]) -> _Finding | None:
+    """Say which datasets may be noisy, and what weight they have."""
     if learning.misranked_TG is None:
         return None
-    named = listed([f"{name} ({percent(share)})" for name, share in noise_suspects(learning).items()])
+    times = {name: number(weight * len(weights), 2) for name, weight in weights.items()}
+    named = listed([
+        f"{name} ({percent(share)}, {times.get(name, NONE)} times an even weight)"
+        for name, share in noise_suspects(learning).items()
+    ])  # fmt: skip
     if not named:
         said = "No dataset looks noisy: the reference ranks the positive first for most queries of each."
         return _Finding(False, said)
     said = f"Suspects of noise or wrong labels: the reference prefers a negative for most queries of {named}."
-    return _Finding(True, f"{said} Such datasets attract weight; read some of their rows.")
+    return _Finding(True, f"{said} The measures raw and excess give such datasets weight. Read some of their rows.")
 
 
 def _memory(diagnostics: dict[str, Any]) -> _Finding | None:

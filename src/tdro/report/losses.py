@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 BINS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0, 10.0)
 """Edges of the histogram, in nats; below the first and above the last there is one more bin each."""
 
+ENOUGH_QUERIES = 800
+"""Queries from which on the interval of a ratio was measured to hold."""
 _LEAST = 1e-6  # smallest loss on a logarithmic axis
 
 
@@ -38,7 +40,6 @@ def _means(run: RunFiles, learning: Learning, names: list[str]) -> list[Block]:
         return [Note("note", "No losses.", "No query had a finite loss in the last quarter of the steps.")]
     ranked = [name for name in names if name in found]
     shown = picked(ranked)
-    half = {name: d.get("log_loss_ratio_half_interval") for name, d in (run.diagnostics.get("datasets") or {}).items()}
     figure = Figure(
         "Mean loss per dataset, proxy and reference",
         f"Mean losses in nats over the last {noun(late, 'step')}, on a logarithmic axis, in the order of the weights. "
@@ -50,11 +51,12 @@ def _means(run: RunFiles, learning: Learning, names: list[str]) -> list[Block]:
         ("dataset", "queries", "proxy", "reference", "gap", "ratio", "95 % interval of the ratio"),
         tuple(
             (name, f"{sums[name][0]:,.0f}", number(found[name][0]), number(found[name][1]),
-             number(found[name][0] - found[name][1]), _ratio(*found[name]), _interval(*found[name], half.get(name)))
+             number(found[name][0] - found[name][1]), _ratio(*found[name]), _interval(sums[name]))
             for name in ranked
         ),
         f"Mean losses in nats over the last quarter of the weights stage ({noun(late, 'step')}). The weights follow "
-        f"the measure {run.setting('weights.measure', 'relative')}.",
+        f"the measure {run.setting('weights.measure', 'relative')}. Below {ENOUGH_QUERIES} queries no interval is "
+        "shown: it would be too narrow.",
     )  # fmt: skip
     said = "A proxy whose loss is far above the reference's (a large ratio) has much left to learn there."
     return [figure, Text(said + left_out(len(ranked))), table]
@@ -71,11 +73,18 @@ def _ratio(proxy: float, reference: float) -> str:
     return number(proxy / reference) if reference > 0 else NONE
 
 
-def _interval(proxy: float, reference: float, half: float | None) -> str:
-    """The interval of the ratio, from half the interval of its logarithm."""
-    if half is None or min(proxy, reference) <= 0:
+def _interval(sums: list[float]) -> str:
+    """The interval of the ratio by the delta method on paired losses; nothing where there are too few to trust it."""
+    of = dict(zip(COLUMNS, sums, strict=True))
+    n, proxy, reference = of["n"], *_both(sums)
+    if n < ENOUGH_QUERIES or min(proxy, reference) <= 0:
         return NONE
-    centre = math.log(proxy / reference)
+    variance = (
+        (of["sum_ll"] / n - proxy**2) / proxy**2
+        + (of["sum_rr"] / n - reference**2) / reference**2
+        - 2 * (of["sum_lr"] / n - proxy * reference) / (proxy * reference)
+    )
+    half, centre = 1.96 * math.sqrt(max(variance, 0.0) / (n - 1)), math.log(proxy / reference)
     return f"{number(math.exp(centre - half))} to {number(math.exp(centre + half))}"
 
 

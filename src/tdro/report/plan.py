@@ -7,7 +7,7 @@ from tdro.report.charts import Axis, Drawing, Row
 from tdro.report.document import Block, Figure, Note, Section, Table, Text
 from tdro.report.health import MANY_EPOCHS, noise_suspects
 from tdro.report.reading import Planned, RunFiles
-from tdro.report.weights import intervals_of, left_out, picked
+from tdro.report.weights import handed_on, interval_version, intervals_of, left_out, picked
 from tdro.report.words import NONE, listed, noun, number, percent
 
 ADVICE = ("keep", "drop", "undecided")
@@ -40,28 +40,51 @@ def advice_section(run: RunFiles) -> Section:
     if not datasets:
         text = "No bootstrap of the weights was recorded, so that luck cannot be told from what the data say."
         return Section("advice", "Advice", (Note("note", "No advice.", text),))
-    cut, remarks = int(run.diagnostics["cut"]), _remarks(run)
-    weights, intervals = run.weights.get("last", {}), intervals_of(run)
+    remarks, weights, intervals = _remarks(run), handed_on(run), intervals_of(run)
     by_verdict = {verdict: [n for n, d in datasets.items() if d["verdict"] == verdict] for verdict in ADVICE}
-    said = (
-        f"The cut is after the {noun(cut, 'largest weight')} of {len(datasets)}. A dataset is to keep or to drop when "
-        "it is on the same side of it in at least 95 % of the bootstrap's resamples of the steps; otherwise undecided."
-    )
     lists = [f"{verdict.capitalize()}: {listed(names, 12) or 'none'}." for verdict, names in by_verdict.items()]
     ranked = sorted(datasets, key=lambda name: (ADVICE.index(datasets[name]["verdict"]), -weights.get(name, 0), name))
     rows = []
     for name in ranked:
         verdict, interval = datasets[name]["verdict"], " to ".join(map(number, intervals.get(name, ()))) or NONE
-        confidence = "below 95 %" if verdict == "undecided" else "at least 95 %"
+        confidence = _confidence(verdict, datasets[name].get("confidence"))
         rows.append((name, verdict, confidence, number(weights.get(name)), interval, remarks.get(name, NONE)))
-    header = ("dataset", "advice", "confidence", "weight", "95 % interval", "remark")
-    caption = "Confidence holds for other draws of the batches, not for other seeds of the proxy or other data."
+    header = ("dataset", "advice", "confidence", "weight", f"95 % interval ({interval_version(run)})", "remark")
+    caption = (
+        "Confidence: the share of the resamples with the dataset on the side of the cut where most of them have it. It "
+        "holds for other draws of the batches, not for other seeds of the proxy or other data."
+    )
     table = Table(header, tuple(rows), caption, ("advice", "remark"))
-    blocks: list[Block] = [Text(said), Text(" ".join(lists)), table]
+    blocks: list[Block] = [Text(_cut(run, len(datasets))), Text(" ".join(lists)), table]
     if len(by_verdict["undecided"]) * 2 > len(datasets):
         text = "More steps in the weights stage, or weights.seeds: 3, would show which of them matter."
         blocks.append(Note("note", "Mostly undecided.", text))
     return Section("advice", "Advice: keep, drop, undecided", tuple(blocks))
+
+
+def _cut(run: RunFiles, groups: int) -> str:
+    """Say where the cut is, on which side of it a dataset is kept, and what keep and drop mean."""
+    largest = noun(int(run.diagnostics["cut"]), "largest weight")
+    if not run.diagnostics.get("selects", True):
+        where = (
+            f"The plan drops no dataset. This is what a cut after the {largest} of {groups} would do (robust.plan: "
+            "top-share)."
+        )
+    elif run.setting("robust.plan") == "bottom-share":
+        where = f"The cut is after the {largest} of {groups}, and this plan keeps the datasets below it."
+    else:
+        where = f"The cut is after the {largest} of {groups}."
+    return (
+        f"{where} A dataset is to keep or to drop when it is on the same side of it in at least 95 % of the "
+        "bootstrap's resamples of the steps; otherwise undecided."
+    )
+
+
+def _confidence(verdict: str, share: float | None) -> str:
+    """Write in which share of the resamples a dataset is on one side; of runs that did not record it, the bound."""
+    if share is not None:
+        return percent(share)
+    return "below 95 %" if verdict == "undecided" else "at least 95 %"
 
 
 def _cells(row: Planned, even: float, flags: list[str]) -> tuple[str, ...]:
@@ -88,6 +111,7 @@ def _described(run: RunFiles) -> str:
     """Say which plan it is."""
     plan, source = str(run.setting("robust.plan", "top-share")), str(run.setting("robust.weights", "learned"))
     share = f"{run.setting('robust.share', 0.7)}"
+    mixture = source in ("uniform", "size") or source.startswith("temperature-")
     kinds = {
         "top-share": f"the datasets with the largest weights (share {share}), sampled evenly",
         "bottom-share": f"the datasets with the smallest weights (share {share}), sampled evenly",
@@ -100,6 +124,8 @@ def _described(run: RunFiles) -> str:
         if run.setting("robust." + name) not in (None, 1.0)
     ]
     capped = f", with {' and '.join(caps)}" if caps else ""
+    if mixture:
+        return f"Plan: every dataset, sampled by the {source} mixture{capped}."
     return f"Plan {plan} of {source} weights: {kinds.get(plan, plan)}{capped}."
 
 
@@ -112,7 +138,7 @@ def _flags(run: RunFiles) -> dict[str, list[str]]:
         tests = {
             f"repeated {row.epochs:.1f} times": row.epochs > MANY_EPOCHS,
             "noise?": row.name in suspects and row.probability > 0,
-            "undecided": row.name in undecided,
+            "undecided": row.name in undecided and run.diagnostics.get("selects", True),
         }
         found[row.name] += [flag for flag, holds in tests.items() if holds]
     return found

@@ -98,8 +98,9 @@ def _contrast(contrast: "Contrast") -> list[Block]:
         *("p (Holm)", "p (t)", "d_z", f"+ / = / {MINUS}"),
     )
     caption = (
-        f"{measure}, times 100. p is of a paired randomisation test, adjusted for all tasks; at most {LEVEL}, it is "
-        "marked *. The last column counts queries that gain, stay and lose."
+        f"{measure}, times 100. p (Holm) is of a paired randomisation test; that of a task is adjusted for all tasks "
+        f"of this measure, that of the mean is not; at most {LEVEL}, it is marked *. p (t) is of a paired t-test, not "
+        "adjusted, for comparison. The last column counts queries that gain, stay and lose."
     )
     table = Table(header, tuple(map(_cells, lines)), caption, total=len(lines) > 1)
     forest = Figure(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from tdro.report.cost import real_seconds
 from tdro.report.document import Block, Bullets, Note, Section, Table, Text
+from tdro.report.losses import ENOUGH_QUERIES
 from tdro.report.reading import STAGES, RunFiles
 from tdro.report.scores import LEVEL, Comparison, describe
 from tdro.report.words import NONE, duration, listed, measure_name, noun, number, percent
@@ -14,11 +15,9 @@ if TYPE_CHECKING:
 TASKS = 3
 """Evaluation tasks from which on their mean says something about others."""
 WIDE = 0.01
-"""Half an interval, as a score, from which on an effect of the size that was published could have gone unseen."""
-ENOUGH_QUERIES = 800
-"""Queries of a dataset in the weights stage from which on intervals of its loss ratio were measured to hold."""
+"""Half an interval, as a score, above which a gain of one point could have gone unseen."""
 TOO_SMALL = "too small to tell"
-"""When nothing is clear and an effect of a usual size could have gone unseen."""
+"""When nothing is clear, and a gain of one point could have gone unseen or the tasks are few."""
 
 _PUBLISHED = "published gains of this method are 0.4 to 3.2 points on average"
 
@@ -40,11 +39,13 @@ def headline(comparison: Comparison) -> str:
     outcome = next(iter(found.values()))
     if outcome in ("better", "worse"):
         return f"The {second} model is {outcome} than the {first} model"
-    return (
-        "Too small to tell"
-        if outcome == TOO_SMALL
-        else f"No clear difference between the {first} and the {second} model"
-    )
+    if outcome == TOO_SMALL:
+        return "Too small to tell"
+    clear = [_clear_tasks(contrast) for contrast in comparison.contrasts]
+    names = {word: [name for tasks in clear for name in tasks[word]] for word in ("better", "worse")}
+    changed = [f"{word} on {listed(tasks)}" for word, tasks in names.items() if tasks]
+    but = f", but clearly {' and '.join(changed)}" if changed else ""
+    return f"No clear difference between the {first} and the {second} model{but}"
 
 
 def _outcome(contrast: "Contrast") -> str:
@@ -54,8 +55,17 @@ def _outcome(contrast: "Contrast") -> str:
     return TOO_SMALL if is_too_small(contrast) else "no clear difference"
 
 
+def _clear_tasks(contrast: "Contrast") -> dict[str, list[str]]:
+    """Tasks that are clearly better and worse, after Holm's adjustment."""
+    clear = [line for line in contrast.tasks if line.p_holm is not None and line.p_holm <= LEVEL]
+    return {
+        "better": [line.name for line in clear if line.test.difference.mean > 0],
+        "worse": [line.name for line in clear if line.test.difference.mean < 0],
+    }
+
+
 def is_too_small(contrast: "Contrast") -> bool:
-    """Whether nothing is clear and an effect of a usual size could have gone unseen."""
+    """Whether nothing is clear, and a gain of one point could have gone unseen or the tasks are few."""
     found = contrast.mean.test.difference
     return not _is_clear(contrast) and (found.tasks < TASKS or found.high - found.low > 2 * WIDE)
 
@@ -85,23 +95,21 @@ def _note(contrast: "Contrast") -> Note:
     """Say what one measure shows."""
     found, said = contrast.mean.test.difference, describe(contrast)
     half = 50 * (found.high - found.low)
-    tasks = [line for line in contrast.tasks if line.p_holm is not None and line.p_holm <= LEVEL]
-    better = [line.name for line in tasks if line.test.difference.mean > 0]
-    worse = [line.name for line in tasks if line.test.difference.mean < 0]
     if len(contrast.tasks) > 1:
         counts = (
             f"clearly {word} on {len(names)}" + (f" ({listed(names)})" if names else "")
-            for word, names in (("better", better), ("worse", worse))
+            for word, names in _clear_tasks(contrast).items()
         )
         said += f" Of {len(contrast.tasks)} tasks, after Holm's adjustment, it is {' and '.join(counts)}."
     measure = measure_name(contrast.measure)
     if is_too_small(contrast):
-        few = f" {noun(found.tasks, 'task')} cannot speak for others." if found.tasks < TASKS else ""
-        text = f"A difference below about {half:.1f} points would not have shown here ({_PUBLISHED}).{few} {said}"
-        return Note("warning", "This run was too small to tell.", text)
+        wide = f"A difference below about {half:.1f} points would not have shown here ({_PUBLISHED})."
+        few = f"{noun(found.tasks, 'task')} cannot speak for others."
+        why = [wide] * (half > 100 * WIDE) + [few] * (found.tasks < TASKS)
+        return Note("warning", "This run was too small to tell.", " ".join([*why, said]))
     if not _is_clear(contrast):
         most = 100 * max(-found.low, found.high)
-        return Note("note", f"No clear difference in {measure}: at most about {most:.1f} points either way.", said)
+        return Note("note", f"No clear difference in mean {measure}: at most about {most:.1f} points either way.", said)
     if found.mean > 0:
         return Note("good", f"The {contrast.second.name} model is better in {measure}.", said)
     return Note("warning", f"The {contrast.second.name} model is worse in {measure}.", said)
@@ -148,16 +156,17 @@ def _limits(run: RunFiles, comparison: Comparison) -> list[str]:
             said.append("One run of each model: what another training seed would change is not known.")
     learning, diagnostics = run.learning, run.diagnostics
     if learning is not None:
-        seen = learning.sums_TGC[:, :, 0].sum(axis=0)
+        late = max(1, len(learning.steps) // 4)  # the measures that count are those of the last quarter
+        seen = learning.sums_TGC[-late:, :, 0].sum(axis=0)
         few = [name for name, count in zip(learning.names, seen.tolist(), strict=True) if count < ENOUGH_QUERIES]
         if few:
             whose = "every dataset" if len(few) == len(seen) else listed(few)
             said.append(
-                f"The weights rest on few queries: fewer than {ENOUGH_QUERIES} of {whose} "
-                f"(the fewest: {int(seen.min()):,}). More steps or larger batches in the weights stage would help."
+                f"The ratios of losses rest on few queries: fewer than {ENOUGH_QUERIES} of {whose} in the last quarter "
+                f"of the weights stage (the fewest: {int(seen.min()):,}). More steps or larger batches would help."
             )
     verdicts = [dataset.get("verdict") for dataset in (diagnostics.get("datasets") or {}).values()]
-    if verdicts and verdicts.count("undecided") * 2 > len(verdicts):
+    if diagnostics.get("selects", True) and verdicts.count("undecided") * 2 > len(verdicts):
         said.append("For most datasets another draw of the batches could change the advice (see Advice).")
     leaking = sum(run.json("data/leakage.json").get("leaking_rows", {}).values())
     if leaking and run.setting("leakage.gate") == "warn":
@@ -187,6 +196,8 @@ def _state(run: RunFiles, stage: str, finished: bool) -> str:
     """Say how far a stage got."""
     if stage == "evaluation":
         begun = finished or (run.folder / stage).is_dir()
+        if not begun and run.resolved and not run.setting("evaluation.tasks", {}):
+            return "not needed"
         return "done" if (run.folder / stage / "summary.json").exists() else "not finished" if begun else "not begun"
     if finished or (run.folder / stage / "done.json").exists():
         return "done"

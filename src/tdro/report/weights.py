@@ -72,12 +72,13 @@ def _over_time(learning: Learning) -> Figure:
 def _final(run: RunFiles) -> list[Block]:
     """Show where the weights ended."""
     versions = {words: run.weights[key] for key, words in VERSIONS.items() if key in run.weights}
-    last = versions[VERSIONS["last"]]
+    last, handed = versions[VERSIONS["last"]], handed_on(run)
     intervals = intervals_of(run)
     ranked = sorted(last, key=lambda name: (-last[name], name))
     shown = picked(ranked)
     even = 1 / len(last)
     exported = VERSIONS.get(str(run.setting("weights.export", "last")), "last step")
+    whose = interval_version(run)
     positive = [_positive(value) for values in versions.values() for value in values.values()]
     axis = Axis.around([even, *positive, *(_positive(end) for ends in intervals.values() for end in ends)], log=True)
     figure = Figure(
@@ -88,22 +89,23 @@ def _final(run: RunFiles) -> list[Block]:
         lambda width: _final_chart(versions, shown, intervals, axis, even, width),
     )
     heard = (
-        "Intervals: 95 %, from a bootstrap over the steps. They hold for the luck of the batches, not for other seeds."
+        f"Intervals: 95 %, of the {whose}, from a bootstrap over the steps. They hold for the luck of the batches, not "
+        "for other seeds."
     )
     if not intervals:
         heard = "This run recorded no intervals of the weights."
     table = Table(
-        ("dataset", *versions, "95 % interval", "times even"),
+        ("dataset", *versions, f"95 % interval ({whose})", "times even"),
         tuple(
             (
                 name,
                 *(number(values.get(name)) for values in versions.values()),
                 " to ".join(number(end) for end in intervals[name]) if name in intervals else NONE,
-                number(last[name] / even),
+                number(handed.get(name, last[name]) / even),
             )
             for name in ranked
         ),
-        f"The {exported} weights are handed on (weights.export).",
+        f"The weights that are handed on are those called {exported} (weights.export); times even is of them.",
     )
     return [figure, Text(heard + left_out(len(ranked)) + _seeds(run)), table]
 
@@ -118,6 +120,16 @@ def _final_chart(
         for name in shown
     ]
     return rows(table, axis, tuple(versions), width, (even, "even"), "weight")
+
+
+def handed_on(run: RunFiles) -> dict[str, float]:
+    """Return the weights that the plan is made of (weights.export); empty where none were learned."""
+    return dict(run.weights.get("domain_weights") or run.weights.get("last") or {})
+
+
+def interval_version(run: RunFiles) -> str:
+    """Name the version of the weights that intervals and verdicts are of; runs that do not say it have the last."""
+    return VERSIONS.get(str((run.diagnostics.get("of") or {}).get("export", "last")), VERSIONS["last"])
 
 
 def intervals_of(run: RunFiles) -> dict[str, tuple[float, float]]:

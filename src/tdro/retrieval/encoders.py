@@ -17,7 +17,7 @@ from tdro.files import cache_folder
 from tdro.models.adapters import bases_of
 from tdro.models.bases import find_encoder
 from tdro.models.encoder import load_encoder, longest_input
-from tdro.models.released import read_arguments
+from tdro.models.released import ARGUMENTS, read_arguments
 from tdro.models.sides import Kind, side_of, sides_of
 from tdro.retrieval.encode import encode
 from tdro.retrieval.shards import Embedder, Gauge, Precision, Progress
@@ -121,12 +121,14 @@ def open_encoder(
 def _compares_by_cosine(name: str) -> bool:
     """Tell whether a model's vectors are meant to have length 1, by what it has saved.
 
-    A model saved for the dot product has vectors of any length, unless it ends with a module that normalizes.
+    A model saved for the dot product has vectors of any length, unless it ends with a module that normalizes. Of an
+    adapter that says nothing its base decides.
     """
     folder = find_encoder(name)
     settings, modules = folder / "config_sentence_transformers.json", folder / "modules.json"
     if not modules.is_file():
-        return read_arguments(folder).unit_length
+        bases = [] if (folder / ARGUMENTS).is_file() else bases_of(folder)
+        return all(_compares_by_cosine(str(base)) for base in bases) if bases else read_arguments(folder).unit_length
     try:
         saved = json.loads(settings.read_bytes()).get("similarity_fn_name") if settings.is_file() else None
         normalizes = _last_module(folder).endswith("Normalize")

@@ -5,6 +5,7 @@ its sections (`released_sections`), domain configs become datasets (`released_da
 sentence for every argument that was dead or broken there or has no counterpart here.
 """
 
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,8 @@ def _stages(trainings: Sequence[Arguments]) -> dict[Stage, Arguments]:
         if stage in stages:
             both = f"{stages[stage].launch.source} and {args.launch.source}"
             do = "give one script for each of reference, weights and robust model; another study takes another import"
+            if stages[stage].launch.source == args.launch.source:
+                do = "keep one of the two launches in a copy of the script, and import that"
             raise ConfigError(f"two launches train the {stage} stage", where=both, do=do)
         stages[stage] = args
     return {stage: stages[stage] for stage in _STAGES if stage in stages}
@@ -142,7 +145,7 @@ def _say_of_options(stage: Stage, args: Arguments, notes: Notes) -> None:
     known = training_options()
     for name, value in args.given.items():
         option = known[name]
-        if option.kind == "mapped" or (name in _WEIGHTS_ONLY and stage != "weights"):
+        if _is_off(option.default, value) or option.kind == "mapped" or (name in _WEIGHTS_ONLY and stage != "weights"):
             continue
         shown = "" if value is True else f" {textwrap.shorten(str(value), _SHOWN, placeholder='...')}"
         ours = f" ({option.ours})" if option.ours else ""
@@ -159,6 +162,11 @@ def _say_of_options(stage: Stage, args: Arguments, notes: Notes) -> None:
         notes.other.append(
             f"{args.launch.source.name} sets {names} inside conditions; all branches were read, the last one counts"
         )
+
+
+def _is_off(default: object, value: Any) -> bool:
+    """Whether an argument is given as it is when it is not given: `--fp16 False`, `--deepspeed ""`."""
+    return value == "" or (default is False and str(value).lower() in ("false", "no", "f", "n", "0"))
 
 
 def _sections(stages: Mapping[Stage, Arguments], data: Data, name: str, notes: Notes) -> dict[str, Any]:
@@ -193,7 +201,7 @@ def _sections(stages: Mapping[Stage, Arguments], data: Data, name: str, notes: N
     content["robust"] = robust_section(stages, data, notes)
     if "weights" in stages and (average := exported_average(stages)):
         content["weights"]["export"] = Value(average, "--domain_config_path")
-    content["evaluation"] = _evaluation(first, data)
+    content["evaluation"] = _evaluation(first, data, content.get("reference", {}).get("steps"))
     return {key: value for key, value in content.items() if value}
 
 
@@ -273,14 +281,17 @@ def _say_where_stages_differ(stages: Mapping[Stage, Arguments], notes: Notes) ->
             )
 
 
-def _evaluation(args: Arguments, data: Data) -> dict[str, Any]:
-    """Translate the evaluation during training."""
+def _evaluation(args: Arguments, data: Data, steps: Value | None) -> dict[str, Any]:
+    """Translate the evaluation during training, which has so many steps."""
     if not args.text("dev_path"):
         return {}
     watch = {"dev": {"path": Value(data.located(args, "dev_path"), "--dev_path"), "kind": Value("rows")}}
     section: dict[str, Any] = {"watch": watch}
     if args.has("eval_steps") and args.number("eval_steps") >= 1:
         section["watch_every"] = Value(args.whole("eval_steps"), "--eval_steps")
+    elif args.has("eval_steps") and args.number("eval_steps") > 0 and steps is not None:
+        share = args.number("eval_steps")
+        section["watch_every"] = Value(math.ceil(share * steps.value), f"--eval_steps, {share:g} of the steps")
     if args.flag("load_best_model_at_end"):
         section["keep"] = Value("best", "--load_best_model_at_end")
     return section

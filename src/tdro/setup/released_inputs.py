@@ -206,6 +206,8 @@ def _read(source: Path, variables: Mapping[str, str]) -> list[Launch]:
     for command, (launcher, program, given) in trainings:
         processes = _processes(command, launcher, source)
         arguments = _in_file(given, source)
+        if not {"bf16", "fp16"} & set(arguments):
+            arguments = {**arguments, **_precision(launcher, source)}
         launches.append(Launch(source, source.parent, program, arguments, processes, conditional))
     return launches
 
@@ -275,6 +277,18 @@ def _parse(words: Sequence[str]) -> dict[str, Any]:
     return given
 
 
+def _precision(launcher: Sequence[str], source: Path) -> dict[str, str]:
+    """Read the precision that accelerate hands to the trainer where its own arguments name none."""
+    if "accelerate" not in " ".join(launcher):
+        return {}
+    options = {name.replace("-", "_"): value for name, value in _parse(launcher).items()}
+    precision, file = options.get("mixed_precision"), find_file(str(options.get("config_file", "")), source.parent)
+    if precision is None and file is not None:
+        found = re.search(r"^mixed_precision:\s*['\"]?(\w+)", file.read_text("utf-8", errors="replace"), re.M)
+        precision = found[1] if found else None
+    return {str(precision): "True"} if precision in ("bf16", "fp16") else {}
+
+
 def _processes(command: Command, launcher: Sequence[str], source: Path) -> int | None:
     """Count the processes that a launcher starts."""
     options = {name.replace("-", "_"): value for name, value in _parse(launcher).items()}
@@ -294,6 +308,8 @@ def _processes(command: Command, launcher: Sequence[str], source: Path) -> int |
     visible = command.variables.get("CUDA_VISIBLE_DEVICES", "")
     on_a_node = count("nproc_per_node", "num_gpus")
     if on_a_node is not None:
+        if {"nnodes", "num_nodes"} & set(options) and count("nnodes", "num_nodes") is None:
+            return None
         return on_a_node * (count("nnodes", "num_nodes") or 1)
     if "include" in options:  # deepspeed: host:0,1@host:0,1
         return sum(len(host.partition(":")[2].split(",")) for host in str(options["include"]).split("@"))

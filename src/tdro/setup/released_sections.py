@@ -93,7 +93,7 @@ def _savings(args: Arguments, notes: Notes) -> Values:
             "--bf16: similarities were rounded to bfloat16 there, to steps of 2 nats at temperature 0.002; here they "
             "and the losses are float32 whatever the precision of the model"
         )
-    section["precision"] = Value(precision, args.origin("bf16"))
+    section["precision"] = Value(precision, args.origin("fp16" if precision == "auto" else "bf16"))
     if args.flag("lora"):
         section["lora_rank"] = Value(args.whole("lora_r"), args.origin("lora", "lora_r"))
         section["lora_alpha"] = Value(args.number("lora_alpha"), args.origin("lora_alpha"))

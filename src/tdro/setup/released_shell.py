@@ -17,6 +17,11 @@ from tdro.setup.released_words import ASSIGNED, Word, closing, lex
 
 UNKNOWN_COMMAND = "$(...)"
 """Stands for what a command would have printed."""
+_DOCUMENT = re.compile(
+    r"^(?!.*\b(?:sbatch|qsub|srun|ssh|bash|sh)\b)(.*?)(?<!<)<<-?[ \t]*(['\"\\]?)(\w+)['\"]?(.*)\n"
+    r"(?:.*\n)*?[ \t]*\3[ \t]*$",
+    re.M,
+)
 _NAME = re.compile(r"[A-Za-z_]\w*|\d", re.ASCII)
 _OPENING, _CLOSING = {"if", "for", "while", "until", "case"}, {"fi", "done", "esac"}
 _BEFORE_COMMANDS = {"then", "do", "else", "elif", "{", "}", "!", "time", "exec", "nohup", "command"}
@@ -86,9 +91,14 @@ def read_script(text: str, path: Path, variables: Mapping[str, str] | None = Non
         ('torchrun', 'train.py', '--x', '16')
     """
     shell = _Shell(path, dict(variables or {}))
-    for words in lex(text, path):
+    for words in lex(_without_documents(text), path):
         shell.read(words)
     return Script(tuple(shell.commands), tuple(shell.conditional))
+
+
+def _without_documents(text: str) -> str:
+    """Blank out here-documents, which are files; those of a command that runs them are commands."""
+    return _DOCUMENT.sub(lambda found: found[1] + found[4] + "\n" * found[0].count("\n"), text)
 
 
 class _Shell:
@@ -147,7 +157,11 @@ class _Shell:
         kept = False
         for text, quotes in word.pieces:
             array = re.fullmatch(r"\$\{(\w+)\[[@*]\]\}", text)
-            if array and array[1] in self._arrays:
+            if text in ("$@", "$*", "${@}", "${*}"):
+                items = [self._variables[str(n)] for n in range(1, 10) if str(n) in self._variables]
+                fields[-1] += items[0] if items else ""
+                fields += items[1:]
+            elif array and array[1] in self._arrays:
                 items = self._arrays[array[1]] or [""]
                 fields[-1] += items[0]
                 fields += items[1:]

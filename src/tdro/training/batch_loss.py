@@ -120,13 +120,31 @@ def number_texts(token_lists: Sequence[Sequence[int]]) -> tuple[Tensor, list[lis
 
 
 def merge_twins(texts: StepTexts) -> StepTexts:
-    """Give passages with the same tokens the same key, so that one is no negative of another's query.
+    """Give queries with the same tokens the same key, and passages too, so that no known positive is a negative.
 
-    Keys tell equal texts of one dataset; in a mixed batch two datasets may have the same passage.
+    Keys tell equal texts of one dataset; in a mixed batch two datasets may have the same question or passage.
     """
-    column_P, distinct = number_texts(texts.passages_P)
-    key_P, keys = texts.passage_key_P, int(texts.passage_key_P.max()) + 1
-    first_U = torch.full((len(distinct),), keys).scatter_reduce(0, column_P, key_P, "amin")
-    merged_K = torch.zeros(keys, dtype=torch.long).index_put((key_P,), first_U[column_P])
-    known_K2 = torch.stack([texts.known_K2[:, 0], merged_K[texts.known_K2[:, 1]]], dim=1)
-    return replace(texts, passage_key_P=merged_K[key_P], known_K2=known_K2)
+    query_K = _joined(texts.queries_B, texts.query_key_B)
+    passage_K = _joined(texts.passages_P, texts.passage_key_P)
+    known_K2 = torch.stack([texts.known_K2[:, 0], passage_K[texts.known_K2[:, 1]]], dim=1)
+    return replace(
+        texts,
+        query_key_B=query_K[texts.query_key_B],
+        passage_key_P=passage_K[texts.passage_key_P],
+        known_K2=known_K2,
+    )
+
+
+def _joined(token_lists: Sequence[Sequence[int]], key_n: Tensor) -> Tensor:
+    """Join keys whose texts share a token list, however many texts lie between: key -> the lowest key joined with it.
+
+    One key may have several token lists, for instructions vary from row to row.
+    """
+    number_n, distinct = number_texts(token_lists)
+    first_K = torch.arange(int(key_n.max()) + 1)
+    while True:
+        first_U = torch.full((len(distinct),), len(first_K)).scatter_reduce(0, number_n, first_K[key_n], "amin")
+        lower_K = first_K.scatter_reduce(0, key_n, first_U[number_n], "amin")
+        if torch.equal(lower_K, first_K):
+            return first_K
+        first_K = lower_K

@@ -1,13 +1,15 @@
 """How many tokens share a forward pass: found by trying, unless the study says it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from tdro.devices import Device, free_memory, total_memory
 from tdro.files import read_json, write_json
@@ -53,31 +55,39 @@ class Budget:
 
 
 def find_budget(
-    model: SentenceTransformer, device: Device, length: int, clock: Callable[[], float] = time.perf_counter
+    model: SentenceTransformer,
+    device: Device,
+    length: int,
+    beside: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Budget:
     """Try forward and backward passes of 512, 1024, ... tokens until more no longer pays or no longer fits.
 
     On a CPU the smallest budget is taken whose throughput is within 5 % of the best; on a GPU the largest of which two
-    fit beside parameters, gradients and the optimizer's moments. The parameters and the random state are not changed.
+    fit beside parameters, gradients, the optimizer's moments and other models. The parameters and the random state are
+    not changed.
 
     Args:
         model: The model to be trained, on its device.
         device: Its precision.
         length: Tokens of the longest texts.
+        beside: Bytes of a GPU's memory that other models will take.
         clock: Seconds.
     """
-    training = model.training
+    training, side = model.training, side_of(model, "passages")
     model.train()
     tried: dict[int, float] = {}
     tokens = SMALLEST
-    moments = 2 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    every = _bytes(p for p in model.parameters() if p.requires_grad)
+    of_side = _bytes(p for p in side.parameters() if p.requires_grad)
+    untried = 2 * every + (every - of_side) + beside  # moments, gradients of the other side
     with torch.random.fork_rng():
         while tokens <= LARGEST:
             try:
-                seconds, peak = _try(side_of(model, "passages"), device, tokens, length, clock)
+                seconds, peak = _try(side, device, tokens, length, clock)
             except torch.OutOfMemoryError:
                 break
-            if device.name != "cpu" and peak + moments > SHARE * total_memory():
+            if device.name != "cpu" and peak + untried > SHARE * total_memory():
                 break
             tried[tokens] = tokens / seconds
             if device.name == "cpu" and (seconds > LONG or _no_longer_rises(list(tried.values()))):
@@ -87,6 +97,11 @@ def find_budget(
     model.train(training)
     free_memory()
     return Budget(_choose(tried, device.name == "cpu"), tried)
+
+
+def bytes_of(model: SentenceTransformer) -> int:
+    """Count the bytes of a model's parameters and buffers."""
+    return _bytes(chain(model.parameters(), model.buffers()))
 
 
 def kept_budget(path: Path, key: str) -> Budget | None:
@@ -102,6 +117,11 @@ def kept_budget(path: Path, key: str) -> Budget | None:
 def keep_budget(path: Path, key: str, budget: Budget) -> None:
     """Write a budget for the next time."""
     write_json(path, {"for": key, **asdict(budget)})
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    """Count the bytes of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _try(

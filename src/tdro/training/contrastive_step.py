@@ -41,7 +41,7 @@ class ContrastiveStep:
         guide: Tells which passages may be right answers; they do not count as negatives.
 
     Source: paper, equation (6). Departure: known positives are never counted as negatives, in mixed batches also where
-    another dataset has the same passage.
+    another dataset has the same question or passage.
     """
 
     def __init__(

@@ -8,7 +8,14 @@ import numpy as np
 from scipy import stats
 
 from tdro.config import Study
-from tdro.core.diagnostics import cut_verdicts, duality_gap, effective_number, log_ratio_interval, replay_resampled
+from tdro.core.diagnostics import (
+    cut_verdict,
+    duality_gap,
+    effective_number,
+    kept_shares,
+    log_ratio_interval,
+    replay_resampled,
+)
 from tdro.core.groups import GroupStatistics
 from tdro.data.mixture import seeded
 from tdro.errors import ConfigError
@@ -29,6 +36,7 @@ def subject_of(study: Study) -> dict[str, Any]:
     """Name what diagnostics depend on beside the weights; where it changed, they are made again."""
     return {
         "robust": study.robust.model_dump(mode="json"),
+        "export": study.weights.export,
         "planned_examples": planned_examples(study),
         "seeds": study.weights.seeds,
         "seed_steps": study.weights.seed_steps,
@@ -47,7 +55,8 @@ def diagnose(
 
     The intervals come from a block bootstrap over the steps: blocks of about T^(1/3) neighbouring steps are drawn with
     replacement and the recorded signals replayed. They hold for the luck of the batches, not for other seeds of the
-    proxy or other data; those are compared under `seeds`.
+    proxy or other data; those are compared under `seeds`. Intervals, verdicts, concentration and duality gap are of the
+    weights that are handed on (weights.export).
 
     Args:
         study: The study.
@@ -60,8 +69,9 @@ def diagnose(
     Returns:
         For all datasets together: of (what it was made for), cut (how many of the largest weights are above it),
         selects (whether the plan drops the others), without_loss (those whose every loss is 0), effective_datasets,
-        duality_gap, change_in_last_tenth, still_moving, seeds. For each dataset: 95 % interval of its weight; verdict
-        at the plan's cut; the log of the ratio of proxy to reference loss over the last quarter with half its interval;
+        duality_gap, change_in_last_tenth, still_moving, seeds. For each dataset: its weight with a 95 % interval;
+        verdict at the plan's cut, and the share of the resamples that put the dataset on the side on which most of them
+        do (confidence); the log of the ratio of proxy to reference loss over the last quarter with half its interval;
         share of queries for which the reference prefers a negative; losses dropped as not finite; probability and
         epochs in the robust run; held-out losses.
     """
@@ -73,10 +83,13 @@ def diagnose(
     present_TG, late = sums_TGC[:, :, 0] > 0, slice(-max(1, len(sources) // 4), None)
     order_ST = _blocks(len(sources), study.seed)
     steps = [event["step"] for event in events if "signal" in event]
-    finals_SG = replay_resampled(learner.moved, learner.weights, signal_TG, present_TG, order_ST, steps)
+    version = study.weights.export
+    finals_SG = replay_resampled(learner.moved, learner.weights, signal_TG, present_TG, order_ST, steps, version)
     low_G, high_G = np.quantile(finals_SG, [0.025, 0.975], axis=0)
-    kept = rank_of_the_cut(study)
-    verdicts = cut_verdicts(finals_SG, kept)
+    cut = rank_of_the_cut(study)
+    above_G = kept_shares(finals_SG, cut)
+    kept_G = 1 - above_G if study.robust.plan == "bottom-share" else above_G
+    weights_G = np.array([weights[name] for name in names])
     ratio_G, half_G = log_ratio_interval(GroupStatistics(sums_TGC[late].sum(0)))
     moved = _movement(weights_TG)
     signal_G = signal_TG[late].sum(0) / np.maximum(present_TG[late].sum(0), 1)
@@ -87,18 +100,20 @@ def diagnose(
     held_out = _memorisation(study, events, names)
     return {
         "of": subject_of(study),
-        "cut": kept,
+        "cut": cut,
         "selects": study.robust.plan in ("top-share", "bottom-share"),
         "without_loss": [name for name, silent in zip(names, silent_G, strict=True) if silent],
-        "effective_datasets": effective_number(weights_TG[-1]),
-        "duality_gap": duality_gap(signal_G, weights_TG[-1]),
+        "effective_datasets": effective_number(weights_G),
+        "duality_gap": duality_gap(signal_G, weights_G),
         "change_in_last_tenth": moved,
         "still_moving": moved > MOVING,
-        "seeds": _seeds(study, names, weights_TG, others, kept),
+        "seeds": _seeds(study, names, weights_TG, others, cut),
         "datasets": {
             name: {
+                "weight": float(weights_G[g]),
                 "interval": [float(low_G[g]), float(high_G[g])],
-                "verdict": verdicts[g],
+                "verdict": cut_verdict(kept_G[g]),
+                "confidence": float(max(kept_G[g], 1 - kept_G[g])),
                 "log_loss_ratio": _number(ratio_G[g]),
                 "log_loss_ratio_half_interval": _number(half_G[g]),
                 "misranked_share": float(misranked_G[g]),
@@ -148,15 +163,17 @@ def _warnings(diagnostics: dict[str, Any]) -> list[str]:
     """What a person must know before using the weights."""
     datasets = diagnostics["datasets"]
     silent = diagnostics["without_loss"]
-    noisy = [f"{n} ({d['misranked_share']:.0%})" for n, d in datasets.items() if d["misranked_share"] >= SUSPECT]
+    even = {n: f", {d['weight'] * len(datasets):.2g} x an even weight" for n, d in datasets.items() if "weight" in d}
+    suspects = {n: d["misranked_share"] for n, d in datasets.items() if d["misranked_share"] >= SUSPECT}
+    noisy = [f"{name} ({share:.0%}{even.get(name, '')})" for name, share in suspects.items()]
     dropped = [f"{name} {d['dropped_losses']}" for name, d in datasets.items() if d["dropped_losses"]]
     epochs = {name: dataset.get("planned_epochs", 0.0) for name, dataset in datasets.items()}
     often = [f"{name} ({epochs[name]:.1f})" for name in datasets if epochs[name] > MANY_EPOCHS]
     found = {
         "WARNING: every loss of {} is 0, so there is nothing to learn from: raise weights.temperature or use harder "
         "negatives.": silent,
-        "SUSPECTS of noise or wrong labels: the reference prefers a negative for most queries of {}; such datasets "
-        "attract weight.": noisy,
+        "SUSPECTS of noise or wrong labels: the reference prefers a negative for most queries of {}. The measures raw "
+        "and excess give such datasets weight.": noisy,
         "Losses that were not finite were dropped: {}.": dropped,
         "The plan shows rows more than four times: {} epochs; robust.max_epochs caps that.": often,
     }

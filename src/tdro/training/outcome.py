@@ -1,18 +1,14 @@
-"""After training: every model on every task, and what the difference between reference and robust amounts to."""
+"""After training: every model on every task."""
 
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tdro.config import Study, TaskConfig, fingerprint
 from tdro.errors import ConfigError
 from tdro.evaluation.benchmarks import Task
-from tdro.evaluation.results import FILES, model_folder, read_result
-from tdro.evaluation.sides import Side, query_differences, refuse_unlike
-from tdro.evaluation.significance import Difference, paired_difference
+from tdro.evaluation.results import FILES, model_folder
 from tdro.evaluation.tasks import find_task, refuse_mixed_variants
 from tdro.evaluation.writing import evaluate_part, join_parts
 from tdro.files import cache_folder, write_json
@@ -80,28 +76,6 @@ def refuse_missing_baselines(study: Study) -> None:
             Bm25Ranker()
         else:
             find_encoder(study.fill_root(baseline))
-
-
-def robust_gain(run: Run) -> Difference | None:
-    """Compare robust with reference in the main measure of every task; None when they were not both evaluated.
-
-    Raises:
-        DataError: The two were evaluated on different queries.
-    """
-    evaluation = run.study.evaluation
-    if not evaluation.tasks or not {"reference", "robust"} <= set(evaluation.models):
-        return None
-    tasks = study_tasks(run.study).values()
-    labels = [part.label for task in tasks for part in task.parts]
-    reference, robust = (
-        Side(model, ({label: read_result(run.folder / "evaluation" / model / label) for label in labels},))
-        for model in ("reference", "robust")
-    )
-    refuse_unlike((reference, robust))
-    differences: dict[str, np.ndarray] = {}
-    for task in tasks:
-        differences |= query_differences(reference, robust, task.main, [part.label for part in task.parts])
-    return paired_difference(differences, seed=run.study.seed)
 
 
 class _Model:

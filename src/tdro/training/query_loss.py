@@ -1,6 +1,7 @@
 """What the loss of a query is made of in a stage, and the settings and data for which there is none."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from tdro.config import ReferenceConfig, Study, TrainingConfig
 from tdro.core.losses import QueryLoss
@@ -40,11 +41,18 @@ def refuse_impossible_loss(config: TrainingConfig, section: str, rows: Mapping[s
             what = f"{section}.distillation needs a score for every positive and negative, a row's all of one model"
             saw = f"{dataset.without_scores} of {len(dataset)} rows without"
             do = "give each passage a `score`, or each row pos_scores and neg_scores; or set the option to 0"
+            if _was_mined(Path(dataset.info.path)):  # by a version that gave positives no scores
+                do += f"; or remove {dataset.info.path}, so that it is mined again"
             raise DataError(what, where=where, saw=saw, do=do)
         if config.loss_factor == 0 and dataset.without_negatives:
             what = f"rows without negatives have no loss where {section}.loss_factor is 0"
             saw = f"{dataset.without_negatives} of {len(dataset)} rows"
             raise DataError(what, where=where, saw=saw, do="remove them, or raise the option")
+
+
+def _was_mined(path: Path) -> bool:
+    """Tell whether a file is one that a run has mined: it has the report of mining beside it."""
+    return path.parent.parts[-2:] == ("data", "negatives") and path.with_suffix(".json").is_file()
 
 
 def refuse_impossible_fine_tuning(config: ReferenceConfig, rows: Mapping[str, Rows]) -> None:

@@ -32,7 +32,7 @@ from tdro.models.sides import refuse_sharded_sides, sides_of
 from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.sharding import refuse_other_sharding, shard
 from tdro.study_file import save_study
-from tdro.training.budget import Budget, find_budget, keep_budget, kept_budget
+from tdro.training.budget import Budget, bytes_of, find_budget, keep_budget, kept_budget
 from tdro.training.journal import Event, Journal, SilentJournal
 
 MARKER = "done.json"
@@ -113,19 +113,23 @@ class Run:
         """Tokens of a forward pass: as the study says, as this run or this machine has found them before, or found now.
 
         What was found is kept in the run folder, so that a run that goes on computes the same bits, also on another
-        number of ranks.
+        number of ranks. On a GPU the guide, which stays beside the model, has its room.
         """
         study, path = self.study, self.folder / "budget.json"
         if study.model.micro_batch_tokens is not None:
             return Budget(study.model.micro_batch_tokens, {})
         length, machine = study.data.passage_max_length, describe_machine()
         model = study.model.model_dump(mode="json", exclude={"sharding", "deterministic"})
-        key = fingerprint(self.base_fingerprint, model, length, machine, metadata.version("torch"))
+        guide = study.fill_root(study.reference.guide)
+        guides = [encoder_fingerprint(guide)] if guide else []
+        key = fingerprint(self.base_fingerprint, model, length, machine, metadata.version("torch"), *guides)
         known = cache_folder() / "budgets" / f"{key}.json"
         with self.ranks.first():
             budget = kept_budget(path, key) or kept_budget(known, key)
             if budget is None:
-                budget = find_budget(self.load_base(), self.device, length)
+                gpu = self.device.name != "cpu"
+                beside = bytes_of(load_encoder(guide, dtype=self.device.dtype)) if guide and gpu else 0
+                budget = find_budget(self.load_base(), self.device, length, beside)
                 keep_budget(known, key, budget)
                 self.journal.write("note", "budget", text=str(budget))
             if kept_budget(path, key) is None:

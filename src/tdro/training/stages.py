@@ -17,6 +17,7 @@ from tdro.models.encoder import save_encoder, set_max_length
 from tdro.models.lora import has_lora, save_adapter
 from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.sharding import is_sharded
+from tdro.training.budget import Budget
 from tdro.training.checkpoint import fill_tensors, trained_tensors
 from tdro.training.contrastive_step import ContrastiveStep
 from tdro.training.dataset_tokens import study_tokens
@@ -116,7 +117,10 @@ def place(
 
 def influential(config: TrainingConfig) -> dict[str, Any]:
     """The settings that change what a stage trains."""
-    return config.model_dump(mode="json", exclude={"checkpoint_every", "checkpoints_kept", "seeds", "seed_steps"})
+    unread = {"checkpoint_every", "checkpoints_kept", "seeds", "seed_steps"}
+    if not config.distillation:
+        unread.add("teacher_temperature")
+    return config.model_dump(mode="json", exclude=unread)
 
 
 def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
@@ -138,9 +142,10 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     _refuse_without_negatives_of_their_own(study, rows, own_only)
     refuse_impossible_fine_tuning(config, drawn)
     with run.stage(stage, stage_fingerprint) as result:
+        budget = run.budget  # found before models fill the memory
         model = run.load_trainee()
         mixture = _mixture(sizes_of(rows), plan, config, study.seed)
-        step = _step(run, model, rows, plan, mixture, own_only)
+        step = _step(run, model, rows, plan, mixture, own_only, budget)
         here = place(run, stage, stage_fingerprint, inputs=inputs)
         watch = watch_of(run, model, here)
         train(model, config, step, here, watch)
@@ -166,6 +171,7 @@ def _step(
     plan: Plan,
     mixture: Mixture,
     own_only: set[str],
+    budget: Budget,
 ) -> ContrastiveStep:
     """Build the step, with its texts and with the guide where the study has one."""
     study, config = run.study, run.study.reference
@@ -180,7 +186,7 @@ def _step(
     if config.guide:
         guide_model = load_guide(run)
         source = source_for(guide_model)
-        guide = Guide(guide_model, source, config.guide_margin, run.device, run.max_tokens, run.ranks)
+        guide = Guide(guide_model, source, config.guide_margin, run.device, budget.max_tokens, run.ranks)
     return ContrastiveStep(
         model,
         source_for(model),
@@ -189,8 +195,8 @@ def _step(
         [(plan.loss_factors or {}).get(name, 1.0) for name in rows],
         config,
         run.device,
-        run.budget.max_tokens,
-        run.budget.graph_tokens,
+        budget.max_tokens,
+        budget.graph_tokens,
         own_only,
         run.ranks,
         study.model.normalize,
