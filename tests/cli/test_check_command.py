@@ -70,7 +70,7 @@ def test_the_table_of_instructions(capsys):
 
 
 def test_help_and_refusals(study_file, capsys):
-    assert main(["check"]) == 0 and main(["check", "--help"]) == 0
+    assert (main(["check"]), main(["check", "--help"])) == (2, 0)
     assert "--fix-copy" in capsys.readouterr().out
     assert main(["check", "--card", "x"]) == 2
     assert main(["check", str(study_file.with_name("none.yaml"))]) == 2

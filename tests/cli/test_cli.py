@@ -224,3 +224,10 @@ def test_export_prints_the_mixture_that_robust_was_trained_with(study_file, tmp_
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run")]) == 0
     assert list(json.loads(capsys.readouterr().out).values()) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("verb", ["run", "weights", "check", "report", "index", "config", "import-args"])
+def test_a_verb_without_what_it_needs_is_explained_and_fails(verb, capsys):
+    assert main([verb]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith(f"usage: tdro {verb}")

@@ -107,7 +107,8 @@ def test_two_runs_differ_in_their_rows_and_in_versions(tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")  # a changed option holds what it should not
 def test_every_option_is_given_the_first_stage_that_reads_it(tmp_path):
     """The table is compared with what the stages of training really put into their fingerprints."""
-    study = tiny_study(tmp_path, model={"lora_rank": 2})
+    distilled = {"distillation": 0.5}  # as LoRA, it makes options count that otherwise do not
+    study = tiny_study(tmp_path, model={"lora_rank": 2}, reference=distilled, weights=distilled)
     before = _reference_inputs(study), fingerprint(influential(study.weights))
     for option in options():
         first = first_stage(option)

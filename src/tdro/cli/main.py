@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from tdro import __version__
 from tdro.errors import ConfigError, EnvironmentProblem, TdroError
@@ -37,6 +37,8 @@ OTHER_VERBS = {
     "index": "encode a corpus, to search it",
     "search": "the passages of an index that answer a query",
 }
+COMPLETE = {"doctor", "fetch"}
+"""Verbs that need nothing behind them; the others are explained, and fail."""
 HELP = """\
 usage: tdro VERB ...
 
@@ -75,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         with _signals_interrupt():
+            if len(arguments) == 1 and arguments[0] in {*STUDY_VERBS, *OTHER_VERBS} - COMPLETE:
+                with redirect_stdout(sys.stderr):
+                    _dispatch(arguments[0], ["--help"])
+                return ConfigError.exit_code
             return _dispatch(arguments[0], arguments[1:])
     except TdroError as error:
         if debug:
