@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from studies import tiny_study
 
-from tdro.cli import live, study
+from tdro.cli import display, live, study
 from tdro.cli.banner import changed_options, print_banner
 from tdro.cli.display import clock
 from tdro.cli.live import Display, _ends
@@ -125,6 +125,32 @@ def test_banner_has_five_entries_and_names_what_was_changed(tmp_path):
     changed = changed_options(run.study)
     assert "robust.share 0.5" in changed and "reference.steps 6" in changed
     assert not any("checkpoint" in option or "micro_batch" in option for option in changed)
+
+
+def test_banner_warns_of_long_warm_ups_and_of_weights_that_nothing_judges(tmp_path):
+    made = tiny_study(tmp_path, "static", weights={"warmup_steps": 6})
+    run = Run(made.model_copy(update={"evaluation": made.evaluation.model_copy(update={"tasks": {}})}))
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
+    print_banner(console, run, "run", None, "measure it")
+    lines = console.file.getvalue().splitlines()
+    assert lines[5].split()[:3] == ["WARNING", "weights:", "the"] and "peak learning rate is never reached" in lines[5]
+    assert lines[6].split()[:4] == ["note", "no", "evaluation", "set:"] and "not judged" in lines[6]
+
+
+@pytest.mark.parametrize("selects", [True, False])
+def test_only_a_plan_with_a_cut_shows_where_datasets_are(selects, tmp_path, monkeypatch):
+    names = ["one", "two", "three"]
+    about = {"selects": selects, "datasets": {name: {"interval": [0.3, 0.4], "verdict": "keep"} for name in names}}
+    monkeypatch.setattr("tdro.data.weights_file.read_sizes", lambda _: dict.fromkeys(names, 30))
+    monkeypatch.setattr("tdro.data.weights_file.read_weights", lambda _: dict.fromkeys(names, 1 / 3))
+    monkeypatch.setattr("tdro.data.weights_file.read_diagnostics", lambda _: about)
+    monkeypatch.setattr("tdro.training.planning.read_weights", lambda _: dict.fromkeys(names, 1 / 3))
+    monkeypatch.setattr("tdro.training.diagnose.sentences", lambda _: ["said"])
+    console = Console(file=io.StringIO(), width=120)
+    display._print_plan_and_weights(Run(tiny_study(tmp_path, "static")), console, "weights")
+    shown = console.file.getvalue()
+    assert ("at the cut" in shown) == ("keep" in shown) == selects
+    assert "0.3000 to 0.4000" in shown and "robust samples it with" in shown
 
 
 @pytest.mark.parametrize("width", [40, 80])

@@ -1,15 +1,18 @@
 """`tdro init`: asks only for the base, refuses to overwrite, and says what it did."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from evaluation_sets import write_lines
 from studies import write_study_data
 from tiny_models import make_tiny_model
 
 from tdro.cli import init
 from tdro.cli.init import command
-from tdro.errors import ConfigError
+from tdro.cli.main import main
+from tdro.errors import ConfigError, DataError
 from tdro.setup.choices import PACKAGED
 from tdro.study_file import load_study
 
@@ -61,7 +64,7 @@ def test_yes_and_a_given_base_ask_nothing(folder, terminal, monkeypatch):
 def test_what_cannot_be_used_is_said_and_written_down(folder, capsys):
     write_lines(folder / "my data" / "documents.jsonl", [{"_id": "d", "text": "x"}])
     assert command(["my data"]) == 0
-    assert "left out: documents.jsonl: layout not recognised" in capsys.readouterr().out
+    assert "left out: documents.jsonl: layout not recognised, saw _id, text\n" in capsys.readouterr().out
     assert "# left out: documents.jsonl: layout not recognised" in (folder / "study.yaml").read_text()
 
 
@@ -70,6 +73,37 @@ def test_an_evaluation_set_that_is_broken_is_left_out(folder, capsys):
     assert command(["my data"]) == 0
     assert "left out: eval/words: judgement needs three or four columns" in capsys.readouterr().out
     assert not load_study(folder / "study.yaml").evaluation.tasks
+
+
+def test_without_evaluation_set_init_says_that_nothing_is_judged(folder, capsys):
+    assert command(["my data", "--output", "judged.yaml"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    shutil.rmtree(folder / "my data" / "eval")
+    assert command(["my data"]) == 0
+    said = capsys.readouterr().out
+    assert "note: no evaluation set: weights will be learned but not judged; add evaluation.tasks" in said
+
+
+def test_one_dataset_has_nothing_to_weigh(folder, capsys):
+    write_lines(folder / "alone" / "bees.jsonl", [{"query": f"bee {i}", "pos": [f"place {i}"]} for i in range(30)])
+    assert command(["alone", "--output", "my own.yaml"]) == 0
+    text = (folder / "my own.yaml").read_text()
+    assert "weights" not in yaml.safe_load(text) and "# One dataset has nothing to weigh" in text
+    assert "# Next: tdro check 'my own.yaml'; tdro run 'my own.yaml' --dry-run" in text and "FILE" not in text
+    assert "one dataset has nothing to weigh" in capsys.readouterr().out
+    assert main(["run", "my own.yaml", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "nothing to weigh" in said and "weights:" not in said and "epochs weights" not in said
+
+
+def test_what_is_no_folder_is_said_before_anything_else(folder):
+    (folder / "study.yaml").write_text("mine")
+    with pytest.raises(DataError, match="no such folder"):
+        command(["missing"])
+    file = next((folder / "my data").rglob("*.jsonl"))
+    with pytest.raises(DataError, match="this is a file") as refused:
+        command([str(file)])
+    assert str(refused.value).endswith(f"give the folder that it is in: {file.parent}")
 
 
 def test_a_study_file_is_never_overwritten(folder):

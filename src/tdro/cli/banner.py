@@ -1,10 +1,12 @@
-"""What stands before a run: five entries that say what, where, on which data, how, and how long."""
+"""What stands before a run: five entries that say what, where, on which data, how, and how long; and what is odd."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
 
+from tdro.cli.display import LONG_WARM_UP
 from tdro.config import Section, Study
 from tdro.files import cache_folder
 
@@ -45,6 +47,8 @@ def print_banner(console: Console, run: "Run", verb: str, estimate: "Estimate | 
     table.add_row("data", _data(study))
     table.add_row("options", options or "all as they are by default")
     table.add_row("estimate", str(estimate) if estimate else f"none yet for these texts on this machine; {do}")
+    for label, text in _doubts(study, verb):
+        table.add_row(label, text)
     if console.is_terminal:
         console.print(table, markup=False)
     else:  # lines of any length, for files and pipes
@@ -82,15 +86,31 @@ def _what(study: Study, verb: str) -> str:
     """Name the stages up to a verb's."""
     if verb == "evaluate":
         return f"evaluate {', '.join(study.evaluation.models)}"
-    from tdro.training.planning import planned_stages
-
-    names = planned_stages(study, cast("LastStage", "evaluate" if verb == "run" else verb))
+    names = _stages(study, verb)
     said = [_STAGES[name] for name in names]
     if "weights" not in names and "robust" in names:
         said[names.index("robust")] = "train the robust model"
     if names[-1] == "evaluate":
         said[-1] += f" on {_count(len(study.evaluation.tasks), 'task')}"
     return ", ".join(said)
+
+
+def _stages(study: Study, verb: str) -> list[str]:
+    """Name the stages up to a verb's."""
+    from tdro.training.planning import planned_stages
+
+    return planned_stages(study, cast("LastStage", "evaluate" if verb == "run" else verb))
+
+
+def _doubts(study: Study, verb: str) -> Iterator[tuple[str, str]]:
+    """Label and say what is odd about a run."""
+    stages = [] if verb == "evaluate" else _stages(study, verb)
+    trained = {"reference": study.reference, "weights": study.weights, "robust": study.reference}
+    if long := [name for name in stages if name in trained and trained[name].warmup_steps >= trained[name].steps]:
+        yield "WARNING", f"{' and '.join(long)}: {LONG_WARM_UP}"
+    if verb == "run" and not study.evaluation.tasks:
+        what = "weights will be learned" if "weights" in stages else "a model will be trained"
+        yield "note", f"no evaluation set: {what} but not judged; add evaluation.tasks"
 
 
 def _machine(run: "Run") -> str:

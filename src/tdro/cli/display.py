@@ -6,32 +6,43 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from tdro.config import Study
+from tdro.config import Study, TrainingConfig
 
 if TYPE_CHECKING:
     from tdro.training.run import Run
 
 
+LONG_WARM_UP = "the warm-up is as long as the training; the peak learning rate is never reached"
+"""Said of a stage whose steps were shortened and whose warm-up was not."""
+
+
 def print_plan(study: Study, planned: dict[str, dict[str, float]]) -> None:
     """Print what a study would sample."""
     console = wide_console()
-    reference, weights = study.reference, study.weights
-    for title, config in (("reference and robust", reference), ("weights", weights)):
+    alone = len(study.data.datasets) == 1  # nothing to weigh
+    stages: dict[str, TrainingConfig] = {"robust" if alone else "reference and robust": study.reference}
+    if not alone:
+        stages["weights"] = study.weights
+    for title, config in stages.items():
         console.print(
             f"{title}: {config.steps} steps of {config.batch_size} queries x {config.passages_per_query} passages, "
             f"temperature {config.temperature}, learning rate {config.learning_rate}, {config.schedule}, "
             f"warm-up {config.warmup_steps}"
         )
         if config.warmup_steps >= config.steps:
-            console.print("  WARNING: the warm-up is as long as the training; the peak learning rate is never reached")
-    console.print(f"robust: {_mixture(study)}")
-    table = Table("dataset", *(["rows", "epochs reference", "epochs weights"]), box=None, header_style="bold")
+            console.print(f"  WARNING: {LONG_WARM_UP}")
+    console.print(
+        "one dataset has nothing to weigh: robust is the model trained on it" if alone else f"robust: {_mixture(study)}"
+    )
+    columns = ["rows"] if alone else ["rows", "epochs reference", "epochs weights"]
+    table = Table("dataset", *columns, box=None, header_style="bold")
     fixed = study.robust.weights != "learned"
     if fixed:
         table.add_column("probability robust")
         table.add_column("epochs robust")
     for name, row in planned.items():
-        cells = [f"{row['size']:,.0f}", f"{row['reference_epochs']:.2f}", f"{row['weights_epochs']:.2f}"]
+        cells = [f"{row['size']:,.0f}"]
+        cells += [] if alone else [f"{row['reference_epochs']:.2f}", f"{row['weights_epochs']:.2f}"]
         if fixed:
             cells += [f"{row['robust_probability']:.4f}", f"{row['robust_epochs']:.2f}"]
         table.add_row(name, *cells)
@@ -93,13 +104,15 @@ def _print_plan_and_weights(run: "Run", console: Console, last: str) -> None:
     weights, plan = read_weights(path) if learned else planned, plan_of(run.study, planned, sizes).probabilities
     diagnostics = read_diagnostics(path) if learned else {}
     table = Table("dataset", "weight", box=None, header_style="bold")
-    for column in (["95 % interval", "at the cut"] if diagnostics else []) + ["robust samples it with"]:
+    selects = diagnostics.get("selects", True)
+    columns = ["95 % interval", *(["at the cut"] if selects else [])] if diagnostics else []
+    for column in [*columns, "robust samples it with"]:
         table.add_column(column)
     for name in sorted(weights, key=lambda n: -weights[n]):
         row = [f"{weights[name]:.4f}"]
         if diagnostics:
             low, high = diagnostics["datasets"][name]["interval"]
-            row += [f"{low:.4f} to {high:.4f}", diagnostics["datasets"][name]["verdict"]]
+            row += [f"{low:.4f} to {high:.4f}", *([diagnostics["datasets"][name]["verdict"]] if selects else [])]
         table.add_row(name, *row, f"{plan[name]:.4f}" if name in plan else "left out")
     console.print(table)
     if diagnostics:

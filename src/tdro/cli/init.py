@@ -57,6 +57,9 @@ def command(arguments: list[str]) -> int:
         return 0
     parsed = parse(Arguments, "tdro init", arguments)
     root, output = Path(parsed.folder), Path(parsed.output)
+    from tdro.setup.folder import refuse_what_is_no_folder
+
+    refuse_what_is_no_folder(root)
     if output.exists():
         raise ConfigError("the study file is there already", where=output, do="give another name with --output")
     from tdro.files import write_text
@@ -66,13 +69,18 @@ def command(arguments: list[str]) -> int:
     found, views, tasks = _look_around(root)
     base, how = _base(parsed)
     draft = Draft(parsed.folder, found, views, tasks, base, this_machine(), how)
-    text = study_text(draft, parsed.name or re.sub(r"[^\w.-]+", "-", root.resolve().name).strip("-.") or "study")
-    write_text(output, text)
+    name = parsed.name or re.sub(r"[^\w.-]+", "-", root.resolve().name).strip("-.") or "study"
+    write_text(output, study_text(draft, name, parsed.output))
     for path, why in found.left_out.items():
         print(f"left out: {path}: {why}")
     for name, view in views.items():
         if view.bad:
             print(f"note: {name} has rows that cannot be used, and a run stops at the first: {view.problem}")
+    if len(views) == 1:
+        print("note: one dataset has nothing to weigh: one model is trained on it")
+    if not any(map(draft.is_judged, draft.evaluated)):
+        what = "weights will be learned" if len(views) > 1 else "a model will be trained"
+        print(f"note: no evaluation set: {what} but not judged; add evaluation.tasks")
     print(f"datasets: {len(views)}; evaluation sets: {len(tasks)}; study file: {output}")
     print(f"base encoder: {base.name} ({how})")
     print(f"next: tdro check {output}; tdro estimate {output}; tdro run {output}")

@@ -245,8 +245,9 @@ def _sentence(event: dict[str, Any]) -> str:
     if kind == "stage_skipped":
         return "finished before, skipped"
     if kind == "mined":
+        rows, short = (f"{event[key]} row{'' if event[key] == 1 else 's'}" for key in ("rows", "short"))
         return (
-            f"{event['dataset']}: {event['negatives']} for {event['mined']} of {event['rows']} rows"
-            f" in {clock(event['seconds'])}; {event['short']} rows got fewer than asked, {event['none']} none"
+            f"{event['dataset']}: {event['negatives']} for {event['mined']} of {rows}"
+            f" in {clock(event['seconds'])}; {short} got fewer than asked, {event['none']} none"
         )
     return str(event["text"]) if kind == "note" else ""

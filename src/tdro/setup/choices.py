@@ -92,7 +92,8 @@ def this_machine() -> Machine:
     """Describe the machine that init runs on."""
     machine = describe_machine()
     if machine["device"] == "cpu":
-        return Machine("cpu", f"CPU with {machine['threads']} threads, no GPU")
+        threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
+        return Machine("cpu", f"CPU with {threads}, no GPU")
     return Machine("cuda", str(machine["device"]))
 
 

@@ -26,6 +26,7 @@ _PART = re.compile(r"[-_.]?\d+(-of-\d+)?$")
 _GENERIC = ("", "data", "train", "training", "part", "shard", "chunk", "rows", "examples", "dataset")
 _DEEPEST = 6  # folders within folders
 _ADVICE = 100  # characters of advice that are repeated
+_COLUMNS = 8  # of a file that are named
 _OF_LIBRARIES = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "config.json", "package.json")
 
 
@@ -86,12 +87,23 @@ def search_folder(root: Path) -> Found:
     Raises:
         DataError: There is no such folder.
     """
-    if not root.is_dir():
-        raise DataError("there is no such folder", where=root, do="give the folder that your datasets are in")
+    refuse_what_is_no_folder(root)
     found = Found()
     _search(root, root, found, _DEEPEST)
     _name_apart(found)
     return found
+
+
+def refuse_what_is_no_folder(root: Path) -> None:
+    """Refuse a path that cannot be searched.
+
+    Raises:
+        DataError: It is a file, or not there.
+    """
+    if root.is_file():
+        raise DataError("this is a file, not a folder", where=root, do=f"give the folder that it is in: {root.parent}")
+    if not root.is_dir():
+        raise DataError("there is no such folder", where=root, do="give the folder that your datasets are in")
 
 
 def name_of(path: str) -> str:
@@ -271,4 +283,7 @@ def _apart(named: Sequence[tuple[str, str]]) -> list[str]:
 
 def reason(error: DataError | ConfigError) -> str:
     """Write an error in one line; advice that takes more than a line is in the manual."""
-    return f"{error.what}; {error.do}" if error.do and len(error.do) <= _ADVICE else error.what
+    columns = list(map(str, error.saw)) if isinstance(error.saw, list) else []
+    more = ", ..." if len(columns) > _COLUMNS else ""
+    what = f"{error.what}, saw {', '.join(columns[:_COLUMNS])}{more}" if columns else error.what
+    return f"{what}; {error.do}" if error.do and len(error.do) <= _ADVICE else what

@@ -1,5 +1,6 @@
 """Write a study file for a folder of somebody's data: what is there, sensible settings, and why, as comments."""
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,13 +62,19 @@ class Draft:
         """The evaluation sets that can be used."""
         return [one for one in self.found.tasks if one.task.name in self.tasks]
 
+    def is_judged(self, one: FoundTask) -> bool:
+        """Whether an evaluation set is small enough for this machine."""
+        slow = self.machine.device == "cpu" and self.base.kind != "static"
+        return not slow or self.tasks[one.task.name].documents <= _MOST_DOCUMENTS
 
-def study_text(draft: Draft, name: str) -> str:
+
+def study_text(draft: Draft, name: str, file: str = "study.yaml") -> str:
     """Write a study file.
 
     Args:
         draft: What is there.
         name: Of the study.
+        file: Where it will be, for the commands in its head.
 
     Raises:
         DataError: There is no dataset to train on.
@@ -79,14 +86,12 @@ def study_text(draft: Draft, name: str) -> str:
     chosen = choose(draft.views, draft.base, draft.machine)
     overlaps = find_overlaps(draft.views, draft.tasks)
     sections = [
-        _head(draft, name),
+        _head(draft, name, shlex.quote(file)),
         _data(draft, chosen),
         _model(draft, chosen),
         _mining(draft, chosen),
         _leakage(draft, overlaps),
-        _stage("reference", chosen, "stage 0, every dataset alike; the robust model is trained with the same settings"),
-        _stage("weights", chosen, "stage 1: the weights of the datasets are learned"),
-        _stage("robust", chosen, "stage 2: what the weights become"),
+        *_stages(draft, chosen),
         _evaluation(draft),
     ]
     return "\n\n".join("\n".join(section) for section in map(list, sections) if section) + "\n"
@@ -105,16 +110,16 @@ def find_overlaps(views: Mapping[str, View], tasks: Mapping[str, TaskView]) -> l
     return found
 
 
-def _head(draft: Draft, name: str) -> Iterator[str]:
+def _head(draft: Draft, name: str, file: str) -> Iterator[str]:
     """What this is, and what to do with it."""
     rows = sum(view.rows for view in draft.views.values())
     sets = _count(len(draft.tasks), "evaluation set")
     yield from _comment(
         f"Written by tdro init {__version__} on {date.today()}: {_count(len(draft.views), 'dataset')} with {rows:,} "
         f"rows, {sets}; for this machine: {draft.machine.shown}. Change what you like; what is not here has its "
-        "default: tdro config show FILE."
+        f"default: tdro config show {file}."
     )
-    yield "# Next: tdro check FILE, tdro run FILE --dry-run, tdro run FILE"
+    yield f"# Next: tdro check {file}; tdro run {file} --dry-run; tdro run {file}"
     yield f"name: {write_value(name)}"
 
 
@@ -202,6 +207,20 @@ def _leakage(draft: Draft, overlaps: Sequence[Overlap]) -> Iterator[str]:
         yield from _setting("  ", "against", draft.found.against, "looks for leaks in these, too")
 
 
+def _stages(draft: Draft, chosen: Choices) -> Iterator[Iterator[str]]:
+    """The trainings; of one dataset one."""
+    if len(draft.views) == 1:
+        yield _stage("reference", chosen, "the settings that the model is trained with")
+        yield _comment(
+            "One dataset has nothing to weigh, so no weights are learned; with a second, run tdro init again."
+        )
+        return
+    said = "stage 0, every dataset alike; the robust model is trained with the same settings"
+    yield _stage("reference", chosen, said)
+    yield _stage("weights", chosen, "stage 1: the weights of the datasets are learned")
+    yield _stage("robust", chosen, "stage 2: what the weights become")
+
+
 def _stage(section: str, chosen: Choices, what: str) -> Iterator[str]:
     """The settings of a stage."""
     yield f"{section}:  # {what}"
@@ -217,8 +236,7 @@ def _evaluation(draft: Draft) -> Iterator[str]:
         )
         return
     sizes = [draft.tasks[one.task.name].documents for one in draft.evaluated]
-    slow = draft.machine.device == "cpu" and draft.base.kind != "static"
-    fits = [not slow or documents <= _MOST_DOCUMENTS for documents in sizes]
+    fits = [draft.is_judged(one) for one in draft.evaluated]
     yield "evaluation:"
     yield "  tasks:" if any(fits) else "  tasks: {}"
     for one, documents, is_on in zip(draft.evaluated, sizes, fits, strict=True):
