@@ -281,12 +281,32 @@ def test_an_error_that_ended_a_run_is_told(finished, tmp_path):
     assert "The run stopped with an error: the disk is full" in words(section(make_report(run), "verdict"))
 
 
-def test_health_names_drift_noise_and_clipping(finished):
-    said = words(section(make_report(finished), "health"))
+def test_health_names_drift_noise_and_clipping(tmp_path):
+    said = words(section(make_report(write_run(tmp_path / "run", steps=60)), "health"))
     assert "They drift" in said
     assert "nq (75 %, 1.2 times an even weight). The measures raw and excess give such datasets weight." in said
     assert "acted in 100 % of the steps" in said
     assert "Every dataset was in every step." in said
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(12, 0), (60, 100)])
+def test_few_steps_and_a_warm_up_that_never_ended_cannot_have_settled(tmp_path, steps, warmup):
+    run = write_run(tmp_path / "run", steps=steps, weights=[1.0, 1.0, 1.0])
+    resolved = run / "resolved.yaml"
+    resolved.write_text(resolved.read_text().replace("weights:\n", f"weights:\n  warmup_steps: {warmup}\n", 1))
+    said = words(section(make_report(run), "health"))
+    assert "too few to tell whether they settle" in said and "have settled" not in said
+    assert ("never left the warm-up of 100" in said) == (warmup == 100)
+
+
+def test_a_dataset_with_hardly_any_loss_is_named(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    path = run / "weights" / "statistics.parquet"
+    sums = pq.read_table(path).to_pylist()
+    tiny = [{**row, "sum_l": 0.0009 * row["n"]} if row["dataset"] == "quora" else row for row in sums]
+    pq.write_table(pa.Table.from_pylist(tiny), path)
+    assert "mean loss is below 0.001 for quora: almost nothing" in words(section(make_report(run), "health"))
 
 
 def test_a_collapse_is_called_one(tmp_path):
@@ -333,6 +353,18 @@ def test_estimate_is_set_against_the_real_time(tmp_path):
     rows = {row[0]: row[1:] for row in table(section(make_report(run), "cost"), "estimated").rows}
     assert rows["reference"] == ("30 s", "20 s to 40 s", "1 min 0 s", "200 %")
     assert rows["weights"][-1] == "50 %"
+
+
+def test_a_part_of_the_time_is_not_set_against_the_estimate(tmp_path):
+    run = write_run(tmp_path / "run")
+    stages = {"reference": {"seconds": 30}, "similarities": {"seconds": 20}, "weights": {"seconds": 120}}
+    (run / "estimate.json").write_text(json.dumps({"stages": stages}), "utf-8")
+    events = (run / "events.jsonl").read_text("utf-8").replace('"from_step": 0', '"from_step": 9', 1)  # of reference
+    (run / "events.jsonl").write_text(events, "utf-8")
+    rows = {row[0]: row[3:] for row in table(section(make_report(run), "cost"), "estimated").rows}
+    assert rows["reference"] == ("1 min 0 s (last start)", NONE)
+    assert rows["similarities"] == ("not recorded", NONE)
+    assert rows["weights"] == ("1 min 0 s", "50 %")
 
 
 def test_check_and_leaks_are_shown(tmp_path):

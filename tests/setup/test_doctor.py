@@ -132,6 +132,14 @@ def test_launcher_settings_that_cannot_be_are_found(tmp_path, monkeypatch):
         assert found["OMP_NUM_THREADS"].fix.startswith("export OMP_NUM_THREADS=")
 
 
+@pytest.mark.parametrize(("load", "warned"), [(0.5, False), (4000.0, True)])
+def test_a_busy_machine_is_told_with_a_way_out(monkeypatch, load, warned):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    found = by_name(list(doctor_machine.devices()))
+    assert ("load" in found) == warned
+    assert not warned or "OMP_NUM_THREADS=1" in found["load"].fix
+
+
 def test_flash_attention_on_a_cpu_fails(tmp_path):
     if doctor_machine.torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -185,6 +185,7 @@ def test_measuring_gives_speeds_also_where_there_is_no_time(tmp_path):
     for curve in (speeds.forward, speeds.backward, speeds.encode):
         assert curve.lengths == sorted(curve.lengths) and all(np.isfinite(curve.seconds)) and min(curve.seconds) > 0
     assert speeds.spread == 0.15 and speeds.proxy == 1.0  # nothing was measured twice
+    assert speeds.cut_short and speeds.encode == speeds.forward
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not list(tmp_path.glob("*estimate*"))
 

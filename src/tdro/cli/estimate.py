@@ -110,7 +110,10 @@ def _print(found: "Estimate") -> None:
     console.print(
         f"        measured in {made.speeds.seconds:.0f} s on {found.device}, {made.made[:16].replace('T', ' ')}"
     )
+    if made.speeds.cut_short:
+        console.print("WARNING: measuring was cut short, for time was up: some passes were not timed at all lengths")
     if made.speeds.busy > BUSY:
         cores = os.cpu_count() or 1
         load = f"load {made.speeds.busy * cores:.1f} on {cores} cores"
-        console.print(f"WARNING: the machine was busy ({load}); measure with --again when it is not")
+        do = "measure with --again when it is not; on a shared machine try OMP_NUM_THREADS=1"
+        console.print(f"WARNING: the machine was busy ({load}); {do}")

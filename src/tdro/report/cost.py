@@ -16,11 +16,13 @@ def cost_section(run: RunFiles) -> Section:
     estimate: dict[str, Any] = foretold.get("stages") or {}
     if not real and not estimate:
         return Section("cost", "Cost", (Note("note", "Not known.", "No stage of this run has ended yet."),))
+    resumed = _resumed(run)
     names = [*(name for name in STAGES if name in real or name in estimate), *(n for n in estimate if n not in STAGES)]
     blocks: list[Block] = []
     if estimate:
-        blocks.append(_figure(real, estimate, names))
-        rows = tuple(_cells(name, real, estimate) for name in names)
+        whole = {name: seconds for name, seconds in real.items() if name not in resumed}
+        blocks.append(_figure(whole, estimate, names))
+        rows = tuple(_cells(name, real, estimate, resumed) for name in names)
         header = ("stage", "estimated", "range", "real", "real against estimate")
         blocks.append(Table(header, rows, "Estimated before the run, from what was measured on the machine."))
         blocks += _bill(foretold)
@@ -35,10 +37,16 @@ def cost_section(run: RunFiles) -> Section:
                 total=True,
             )
         )
-    resumed = sorted({e["stage"] for e in run.journal.of("stage_started") if e.get("from_step", 0) > 0})
     if resumed:
-        blocks.append(Text(f"Went on from a checkpoint: {listed(resumed)}. Their time is that of the last start."))
+        said = "Their time is that of the last start only, and is not set against the estimate."
+        blocks.append(Text(f"Went on from a checkpoint: {listed(sorted(resumed))}. {said}"))
     return Section("cost", "Cost", tuple(blocks))
+
+
+def _resumed(run: RunFiles) -> set[str]:
+    """Return the stages of which a part went on from a checkpoint when it was last started."""
+    last = {event["stage"]: event.get("from_step", 0) for event in run.journal.of("stage_started")}
+    return {stage.partition("/")[0] for stage, step in last.items() if step > 0}
 
 
 def _bill(foretold: dict[str, Any]) -> list[Block]:
@@ -64,14 +72,16 @@ def real_seconds(run: RunFiles) -> dict[str, float]:
     }
 
 
-def _cells(name: str, real: dict[str, float], estimate: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the table."""
+def _cells(name: str, real: dict[str, float], estimate: dict[str, Any], resumed: set[str]) -> tuple[str, ...]:
+    """A row of the table; what is known of a part of a stage only is not compared."""
     guess, took = estimate.get(name), real.get(name)
     if guess is None:
         return name, NONE, NONE, duration(took or 0), NONE
     between = f"{duration(guess['low'])} to {duration(guess['high'])}" if {"low", "high"} <= set(guess) else NONE
-    told = NONE if took is None or not guess["seconds"] else percent(took / guess["seconds"])
-    return name, duration(guess["seconds"]), between, NONE if took is None else duration(took), told
+    told = NONE if took is None or name in resumed or not guess["seconds"] else percent(took / guess["seconds"])
+    missing = NONE if name in STAGES else "not recorded"
+    took_text = missing if took is None else f"{duration(took)}{' (last start)' if name in resumed else ''}"
+    return name, duration(guess["seconds"]), between, took_text, told
 
 
 def _figure(real: dict[str, float], estimate: dict[str, Any], names: list[str]) -> Figure:

@@ -16,6 +16,10 @@ MANY_EPOCHS = 4.0
 """Planned epochs from which on repeats are mentioned."""
 ABSENT = 0.05
 """Share of the steps without a dataset, on average, from which on it is a warning."""
+FEW_STEPS = 50
+"""Steps below which nothing is said about settling."""
+TINY = 1e-3
+"""Mean loss of the proxy, in nats, below which a dataset has almost nothing to learn from."""
 COLLAPSED = 0.5
 """Weight of a single dataset, of three or more, that is called a collapse."""
 
@@ -35,7 +39,7 @@ def health_section(run: RunFiles) -> Section:
     clip, norm = str(run.setting("weights.clip", "l2")), float(run.setting("weights.clip_norm", 1.0))
     weights = handed_on(run) or dict(zip(learning.names, learning.weights_TG[-1].tolist(), strict=True))
     found = (
-        _collapse(list(weights.values())), _settled(learning, run.diagnostics), _gap(run.diagnostics),
+        _collapse(list(weights.values())), _settled(learning, run), _gap(run.diagnostics),
         _absent(learning), _clipped(learning, clip, norm), _silent(learning), _dropped(learning),
         _noise(learning, weights),
         _memory(run.diagnostics), _epochs(run),
@@ -81,16 +85,19 @@ def _collapse(weights: list[float]) -> _Finding:
     return _Finding(False, f"No collapse: t{said}.")
 
 
-def _settled(learning: Learning, diagnostics: dict[str, Any]) -> _Finding:
+def _settled(learning: Learning, run: RunFiles) -> _Finding:
     """Say whether the weights still move, and whether they drift at an even pace."""
     import numpy as np
 
     count = len(learning.steps)
-    if count < 10:
-        return _Finding(True, f"The weights made {noun(count, 'step')} only: too few to say whether they settle.")
+    warmup = int(run.setting("weights.warmup_steps", 0))
+    if count < FEW_STEPS or warmup >= count:
+        never = f", and never left the warm-up of {warmup}" if warmup >= count else ""
+        said = f"The weights made {noun(count, 'step')} only{never}: too few to tell whether they settle."
+        return _Finding(True, said)
     log_TG = np.log(np.maximum(learning.weights_TG, 1e-300))
     last = float(np.abs(log_TG[-1] - log_TG[max(count - 1 - count // 10, 0)]).max())
-    last = float(diagnostics.get("change_in_last_tenth", last))
+    last = float(run.diagnostics.get("change_in_last_tenth", last))
     moved = f"changed by {percent(math.expm1(last), 1)} over the last tenth of the steps"
     if last <= MOVING:
         return _Finding(False, f"They have settled: the weight that moved most {moved}.")
@@ -143,13 +150,16 @@ def _clipped(learning: Learning, clip: str, norm: float) -> _Finding | None:
 
 
 def _silent(learning: Learning) -> _Finding | None:
-    """Say which datasets have nothing to learn from."""
-    sums = zip(learning.names, learning.sums_TGC.sum(axis=0).tolist(), strict=True)
-    silent = [name for name, (n, proxy, reference, *_) in sums if n and proxy == reference == 0]
-    if not silent:
+    """Say which datasets have nothing, or almost nothing, to learn from."""
+    sums = dict(zip(learning.names, learning.sums_TGC.sum(axis=0).tolist(), strict=True))
+    silent = [name for name, (n, proxy, reference, *_) in sums.items() if n and proxy == reference == 0]
+    tiny = [name for name, (n, proxy, *_) in sums.items() if n and proxy < TINY * n and name not in silent]
+    said = [f"Every loss of {listed(silent)} is 0, so there is nothing to learn from"] if silent else []
+    if tiny:
+        said.append(f"The proxy's mean loss is below {TINY:g} for {listed(tiny)}: almost nothing to learn from")
+    if not said:
         return None
-    do = "raise weights.temperature or use harder negatives"
-    return _Finding(True, f"Every loss of {listed(silent)} is 0, so there is nothing to learn from: {do}.")
+    return _Finding(True, f"{'; '.join(said)}: raise weights.temperature or use harder negatives.")
 
 
 def _dropped(learning: Learning) -> _Finding:

@@ -29,6 +29,9 @@ def devices() -> Iterator[Finding]:
     fix = "" if threads >= cores else f"export OMP_NUM_THREADS={cores}"
     status: Status = "OK" if threads >= cores or "WORLD_SIZE" in os.environ else "WARN"
     yield Finding("devices", status, "cpu", f"{cores} cores; torch uses {threads} threads", fix)
+    if (load := os.getloadavg()[0]) > cores:
+        text = f"{load:.1f} processes want {cores} cores: estimates and runs will be slow and uneven"
+        yield Finding("devices", "WARN", "load", text, "on a shared machine try OMP_NUM_THREADS=1")
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(number)

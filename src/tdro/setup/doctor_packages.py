@@ -18,7 +18,7 @@ ENABLES = {
     "lora": "model.lora_rank",
     "mine": "BM25: mining.source bm25, the baseline bm25",
     "hub": "datasets named hf://OWNER/NAME",
-    "faiss": "approximate search: tdro index, evaluate and search with --approximate",
+    "faiss": "approximate search: tdro index, tdro evaluate --search ivf-pq",
     "mteb": "mteb's tasks and models: tdro fetch mteb/NAME, tdro.integrations.mteb",
     "ray": "encoding on several machines with Ray",
     "minilm": "all-MiniLM-L6-v2 without a download, as in recipes/multidomain-minilm.yaml",

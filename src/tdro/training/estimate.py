@@ -150,10 +150,10 @@ class Estimate:
             }),
             "currency": self.bill.currency,
             "prices": self.bill.assumed,
-            "device": self.device,
-            "workers": self.workers,
+            "device": self.device, "workers": self.workers,
             "assumed_efficiency": EFFICIENCY if self.workers > 1 else None,
-            "calibration": {"made": made.made, "seconds": made.speeds.seconds, "spread": round(made.speeds.spread, 3)},
+            "calibration": {"made": made.made, "seconds": made.speeds.seconds, "spread": round(made.speeds.spread, 3),
+                            "cut_short": made.speeds.cut_short},
         }  # fmt: skip
 
 

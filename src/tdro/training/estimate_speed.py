@@ -12,13 +12,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from tdro.devices import Device, peak_memory_gb
-from tdro.files import temporary_name
 from tdro.models.dropout import fast_dropout
 from tdro.models.encoder import embed
 from tdro.models.packing import pack
 from tdro.models.sides import side_of
-from tdro.retrieval.search import search
 from tdro.training.budget import Budget
+from tdro.training.estimate_machine import time_disk, time_search
 
 ROUNDS = 5
 """Most often that a pass is timed; the median counts, the lower of two: what disturbs makes passes slower."""
@@ -27,8 +26,6 @@ ONCE = 0.15
 _QUANTILES = (0.1, 0.5, 0.95)  # of the texts, by length: where speed is measured
 _WORK = 30.0  # a round costs about as much as so many forward passes of a micro-batch
 _LOSS = 512  # queries, and passages, of the loss that is timed
-_DISK = 1 << 25  # bytes
-_SEARCH = (64, 16384)  # queries and passages
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,7 @@ class Speeds:
         busy: Processes that waited for a core while it was measured, per core: the load average; 0 to 1 is an idle
             machine, or one that does nothing else.
         seconds: How long measuring took.
+        cut_short: Time was up before every pass was timed once: the others count as the same as those that were.
     """
 
     forward: Curve
@@ -92,6 +90,7 @@ class Speeds:
     spread: float
     busy: float
     seconds: float
+    cut_short: bool = False
 
 
 def measure_speeds(
@@ -105,8 +104,9 @@ def measure_speeds(
 ) -> Speeds:
     """Time the passes of a study on the texts of a study.
 
-    Passes of three lengths are timed, each once at least and five times where time allows. Where one pass is so slow
-    that all of them would take much longer than `seconds`, smaller ones are timed.
+    Passes of three lengths are timed, five times where time allows. Where one pass is so slow that all of them would
+    take much longer than `seconds`, smaller ones are timed; when the wall clock says that time is up all the same, no
+    other is begun but one forward and backward pass of the longest texts.
 
     Args:
         model: To be trained, on its device; it is not changed, and may not be trained afterwards.
@@ -124,8 +124,12 @@ def measure_speeds(
         encode_gb = probe.warm_up()
         optimizer = probe.optimizer()
         times = [probe.round()]
+        cut_short = probe.late
         while len(times) < ROUNDS and clock() - began + (clock() - probe.began) / len(times) < seconds:
-            times.append(probe.round())
+            again = probe.round()
+            if probe.late:
+                break
+            times.append(again)
         loss = probe.loss()
     parameters = list(model.parameters())
     middle = {name: np.sort([of_round[name] for of_round in times], axis=0)[(len(times) - 1) // 2] for name in times[0]}
@@ -136,9 +140,9 @@ def measure_speeds(
         proxy=float(middle["proxy"][0] / middle["backward"][1]),
         reference=float(middle["reference"][0] / middle["encode"][1]),
         loss=loss,
-        search=_time_search(model.get_embedding_dimension() or 1, device, clock),
+        search=time_search(model.get_embedding_dimension() or 1, device, clock),
         optimizer=optimizer,
-        disk=_time_disk(folder, clock),
+        disk=time_disk(folder, clock),
         pads=probe.pads,
         dimension=model.get_embedding_dimension() or 1,
         parameter_bytes=sum(p.nbytes for p in parameters),
@@ -148,6 +152,7 @@ def measure_speeds(
         spread=float(np.median(np.concatenate(list(spread.values())))) / 2 if len(times) > 1 else ONCE,
         busy=round(os.getloadavg()[0] / (os.cpu_count() or 1), 2),
         seconds=round(clock() - began, 1),
+        cut_short=cut_short,
     )
 
 
@@ -215,6 +220,8 @@ class _Probe:
             optimizer.zero_grad(set_to_none=True)
             self._device.wait()
             best = min(best, self._clock() - began)
+            if self._is_late():
+                break
         self._optimizer = optimizer  # its moments stay in memory, as in training
         self.began = self._clock()
         return best
@@ -226,18 +233,22 @@ class _Probe:
         """
         found = {name: np.zeros(len(_QUANTILES)) for name in ("forward", "backward", "encode")}
         for number in reversed(range(len(_QUANTILES))):
-            if number < len(_QUANTILES) - 1 and self._clock() > self._deadline:
+            if number < len(_QUANTILES) - 1 and self._is_late():
                 for seconds in found.values():
                     seconds[number] = seconds[number + 1]
                 continue
             passes = self._passes[number]
-            tokens = [self._tokens(texts) for texts in passes]
-            found["forward"][number] = self._time(passes[:1], grad=False) / tokens[0]
-            found["backward"][number] = self._time(passes, grad=True) / sum(tokens)
+            tokens = self._tokens(passes[0])
+            found["forward"][number] = self._time(passes[:1], grad=False) / tokens
+            timed = passes[:1] if self._is_late() else passes
+            found["backward"][number] = self._time(timed, grad=True) / (tokens * len(timed))
+            if self._is_late():
+                found["encode"][number] = found["forward"][number]
+                continue
             self._model.eval()
-            found["encode"][number] = self._time(passes[:1], grad=False) / tokens[0]
+            found["encode"][number] = self._time(passes[:1], grad=False) / tokens
             self._model.train()
-        if self._clock() > self._deadline:
+        if self._is_late():
             return found | {"proxy": found["backward"][1:2], "reference": found["encode"][1:2]}
         small = [self._texts(max(self._budget.graph_tokens // 4, 1), _QUANTILES[1]) for _ in range(4)]
         found["proxy"] = np.array([self._time(small, grad=True) / sum(map(self._tokens, small))])
@@ -260,6 +271,11 @@ class _Probe:
             self._device.wait()
             best = min(best, self._clock() - began)
         return best / _LOSS**2
+
+    def _is_late(self) -> bool:
+        """Tell whether time is up; `late` keeps that something was left out for it."""
+        self.late = self._clock() > self._deadline
+        return self.late
 
     def _tokens(self, texts: Sequence[Sequence[int]]) -> int:
         """Count the tokens that a pass computes."""
@@ -314,30 +330,3 @@ def _peak_gb(device: Device) -> float:
     """Peak memory so far, in GB."""
     peaks = peak_memory_gb()
     return peaks.get("gpu", peaks["process"]) if device.name == "cuda" else peaks["process"]
-
-
-def _time_search(dimension: int, device: Device, clock: Callable[[], float]) -> float:
-    """Time exact search; seconds per pair."""
-    queries, passages = _SEARCH
-    random = np.random.Generator(np.random.Philox(0))
-    query_QD, passage_PD = (random.standard_normal((n, dimension), np.float32) for n in (queries, passages))
-    places_P = np.arange(passages)
-    search(query_QD[:1], passage_PD, places_P, 1000, device=device.name)
-    began = clock()
-    search(query_QD, passage_PD, places_P, 1000, device=device.name)
-    return (clock() - began) / (queries * passages)
-
-
-def _time_disk(folder: Path, clock: Callable[[], float]) -> float:
-    """Time writing; bytes per second. A folder that cannot be written to is no problem of this module's."""
-    content = os.urandom(1 << 20) * (_DISK >> 20)
-    target = temporary_name(folder / "estimate")
-    began = clock()
-    try:
-        with target.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        return _DISK / max(clock() - began, 1e-9)
-    finally:
-        target.unlink(missing_ok=True)
