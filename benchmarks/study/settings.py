@@ -1,0 +1,24 @@
+"""The settings of the study: collections and models, seeds, measures, plans."""
+
+from pathlib import Path
+
+from tdro.config import Study
+from tdro.study_file import load_study
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "study"
+SETTINGS = ("given-pretrained", "given-scratch", "users-pretrained", "users-scratch")
+SEEDS = (0, 1, 2)
+MIXTURES = 60
+OUT_OF_DOMAIN = ("cacm", "cranfield", "covidqa", "dbpedia-mini", "scifact", "wikiqa")
+IN_DOMAIN = ("cosqa", "jaquad-indomain", "medquad-indomain", "quora-indomain")
+MEASURES = ("relative", "relative-sample", "excess", "raw", "initial")
+PLANS = {"reweight": ("reweight", 1.0), "top70": ("top-share", 0.7), "bottom50": ("bottom-share", 0.5)}
+FIXED = ("uniform", "size", "temperature-2", "temperature-5")
+
+
+def study_of(setting: str, work: Path) -> Study:
+    """Load a recipe of the study, in a work folder."""
+    study = load_study(RECIPES / f"{setting}.yaml")
+    root = study.data.model_copy(update={"root": str(work / "data")})
+    base = study.model.model_copy(update={"base": str(work / Path(study.model.base).name)})
+    return study.model_copy(update={"output": str(work / setting), "data": root, "model": base})
