@@ -66,6 +66,7 @@ LIGHT = {
     "tdro.cli.init",
     "tdro.cli.doctor",
     "tdro.cli.estimate",
+    "tdro.cli.usefulness",
     "tdro.cli.report",
     "tdro.cli.track",
     "tdro.cli.config",

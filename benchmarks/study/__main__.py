@@ -1,7 +1,7 @@
-"""Run the study, or what is left of it: `make study DATA=FOLDER`, or python benchmarks/study FOLDER [--settings ...].
+"""Run the study, or what is left of it: `make study DATA=FOLDER`.
 
-FOLDER has train/*.jsonl.gz and eval/* (BEIR layout). Everything that is finished is kept in the work folder and not done
-again; the results go to benchmarks/results/study/. Settings may be run by several processes at once.
+FOLDER has train/*.jsonl.gz and eval/* (BEIR layout). Everything that is finished is kept in the work folder and not
+done again; the results go to benchmarks/results/study/. Settings may be run by several processes at once.
 """
 
 import argparse
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from study.arms import fixed_arms, learned_arms, optimised_arms
 from study.material import prepare
 from study.settings import MIXTURES, OUT_OF_DOMAIN, SETTINGS, study_of
-from tdro.core.usefulness import CONCENTRATION, fit_usefulness
+from tdro.evaluation.regression import CONCENTRATION, fit_usefulness
 from tdro.training.run import Run
 from tdro.training.stages import sizes_of
 from tdro.training.trials import Trials

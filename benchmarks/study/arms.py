@@ -6,7 +6,7 @@ from study.learning import learned_weights
 from study.settings import FIXED, MEASURES, PLANS, SEEDS
 from tdro.config import Study
 from tdro.core.plan import Plan, reweight
-from tdro.core.usefulness import Usefulness
+from tdro.evaluation.regression import Usefulness
 from tdro.training.planning import fixed_weights, plan_of
 
 Arm = tuple[str, int, Plan]

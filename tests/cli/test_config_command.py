@@ -15,7 +15,7 @@ from tdro.errors import ConfigError
 from tdro.setup.differences import STAGES, first_stage
 from tdro.setup.options import show, study_schema
 from tdro.study_file import load_study, save_study
-from tdro.training.stages import _inputs, influential
+from tdro.training.stages import influential, training_inputs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STUDIES = sorted(RECIPES.glob("*.yaml"))
@@ -72,6 +72,8 @@ def test_equal_studies_do_not_differ(study, capsys):
         ({"evaluation": {"watch": {"w": "x"}}}, []),
         ({"evaluation": {"watch": {"w": "x"}, "keep": "best"}}, list(STAGES[1:])),
         ({"evaluation": {"models": ["robust"]}}, ["evaluation"]),
+        ({"weights": {"export": "mean"}}, ["robust", "evaluation"]),
+        ({"weights": {"export": "mean"}, "robust": {"weights": "size"}}, ["robust", "evaluation"]),
     ],
 )
 def test_the_stages_that_would_be_done_again(study, changes, again, capsys, tmp_path):
@@ -90,6 +92,8 @@ def test_weights_that_nobody_reads_leave_the_robust_model_alone(study, capsys, t
     (tmp_path / "b.yaml").write_text(yaml.safe_dump(content | {"weights": {"step_size": 0.3}}))
     said = run(capsys, "diff", str(study), str(tmp_path / "b.yaml"))
     assert "done again, at most: weights, evaluation;" in said
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(content | {"weights": {"export": "mean"}}))
+    assert "done again, at most: nothing;" in run(capsys, "diff", str(study), str(tmp_path / "b.yaml"))
 
 
 def test_two_runs_differ_in_their_rows_and_in_versions(tmp_path, capsys):
@@ -126,7 +130,7 @@ def test_every_option_is_given_the_first_stage_that_reads_it(tmp_path):
 def _reference_inputs(study: Study) -> str:
     """What the reference depends on, but for rows and files."""
     run = SimpleNamespace(study=study, base_fingerprint=study.model.base)
-    return fingerprint({**_inputs(run, {}), "reference": influential(study.reference)})
+    return fingerprint({**training_inputs(run, {}), "reference": influential(study.reference)})
 
 
 def _change(section: Section, names: list[str]) -> Section:

@@ -23,6 +23,7 @@ OTHER_VERBS = {
     "init": "write a study file for a folder of datasets",
     "doctor": "is this machine ready? versions, devices, memory, disk",
     "estimate": "time, memory and disk that a study will take on this machine",
+    "usefulness": "what each dataset is worth, by many trainings on random mixtures",
     "report": "the page that says what a run has shown",
     "export": "a run's model with its card, or its mixture for other trainers",
     "track": "send a run to TensorBoard, Weights & Biases or trackio",

@@ -19,7 +19,7 @@ _HELP = re.compile(r'^(\w*HELP) = """\\?\n(.*?)^"""', re.MULTILINE | re.DOTALL)
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 _RUN_VERBS = {"report", "track", "export"}
 _EXTENDED = 5  # files that extend each other
-_STUDY_VERBS = {"estimate", "check", "run", "mine", "reference", "weights", "robust", "evaluate"}
+_STUDY_VERBS = {"estimate", "usefulness", "check", "run", "mine", "reference", "weights", "robust", "evaluate"}
 _WITHIN = {"config": ("show", "diff", "schema"), "completion": ("bash", "zsh", "fish")}
 
 
@@ -150,7 +150,7 @@ def _files(current: str, *, folders_count: bool) -> Iterator[str]:
 
 def _help_options(verb: str) -> list[str]:
     """Return the options that the help of a verb names."""
-    module = "study" if verb in _STUDY_VERBS - {"check", "estimate"} else verb.replace("-", "_")
+    module = "study" if verb in _STUDY_VERBS - {"check", "estimate", "usefulness"} else verb.replace("-", "_")
     try:
         source = (_PACKAGE / "cli" / f"{module}.py").read_text(encoding="utf-8")
     except OSError:

@@ -51,6 +51,10 @@ class Journal:
         with atomic_path(self._path) as path:
             path.write_bytes(b"".join(kept))
 
+    def within(self, folder: Path) -> "Journal":
+        """Return a journal of its own for a folder, whose events the same listener hears."""
+        return Journal(folder, self._listener)
+
     def _drop_half_line(self) -> None:
         """Cut off a last line that a kill left unfinished, before anything is written behind it."""
         if self._path.exists():
@@ -104,3 +108,7 @@ class SilentJournal(Journal):
 
     def rewind(self, stage: str, step: int) -> None:
         """Leave it to rank 0."""
+
+    def within(self, folder: Path) -> "SilentJournal":
+        """Return one that is as silent for another folder."""
+        return SilentJournal(folder)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from tdro.config import ReferenceConfig, Study, TrainingConfig, fingerprint
+from tdro.config import ReferenceConfig, Study, TrainingConfig, WeightsConfig, fingerprint
 from tdro.core.plan import Plan, reweight
 from tdro.core.rule import Rule
 from tdro.data.mixture import HomogeneousMixture, MixedMixture, Mixture
@@ -17,10 +17,9 @@ from tdro.models.encoder import save_encoder, set_max_length
 from tdro.models.lora import has_lora, save_adapter
 from tdro.retrieval.encoders import encoder_fingerprint
 from tdro.sharding import is_sharded
-from tdro.training.budget import Budget
 from tdro.training.checkpoint import fill_tensors, trained_tensors
 from tdro.training.contrastive_step import ContrastiveStep
-from tdro.training.dataset_tokens import study_tokens
+from tdro.training.dataset_tokens import DatasetTokens, study_tokens
 from tdro.training.guide import Guide, load_guide
 from tdro.training.loop import Workplace, train
 from tdro.training.planning import plan_csv, plan_of, planned_examples
@@ -116,10 +115,12 @@ def place(
 
 
 def influential(config: TrainingConfig) -> dict[str, Any]:
-    """The settings that change what a stage trains."""
+    """The settings that change what a stage trains; any weights.export counts as its default, as all are learned."""
     unread = {"checkpoint_every", "checkpoints_kept", "seeds", "seed_steps"}
     if not config.distillation:
         unread.add("teacher_temperature")
+    if isinstance(config, WeightsConfig):
+        config = config.model_copy(update={"export": WeightsConfig().export})
     return config.model_dump(mode="json", exclude=unread)
 
 
@@ -127,7 +128,7 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     """Train the base with a plan; stages 0 and 2."""
     study, config = run.study, run.study.reference
     inputs = {
-        **_inputs(run, rows),
+        **training_inputs(run, rows),
         "reference": influential(config),
         "probability": plan.probabilities,
         "loss factor": plan.loss_factors or {},
@@ -137,15 +138,11 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     stage_fingerprint = fingerprint(inputs)
     if skip(run, stage, stage_fingerprint, f"{stage}/model/modules.json"):
         return stage_fingerprint
-    drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
-    own_only = {name for name in drawn if not study.data.datasets[name].in_batch_negatives}
-    _refuse_without_negatives_of_their_own(study, rows, own_only)
-    refuse_impossible_fine_tuning(config, drawn)
+    refuse_impossible_plan(study, rows, plan)
     with run.stage(stage, stage_fingerprint) as result:
-        budget = run.budget  # found before models fill the memory
+        run.budget  # noqa: B018 - found before models fill the memory
         model = run.load_trainee()
-        mixture = _mixture(sizes_of(rows), plan, config, study.seed)
-        step = _step(run, model, rows, plan, mixture, own_only, budget)
+        mixture, step = fine_tuning_step(run, model, rows, plan, study.seed)
         here = place(run, stage, stage_fingerprint, inputs=inputs)
         watch = watch_of(run, model, here)
         train(model, config, step, here, watch)
@@ -157,55 +154,14 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     return stage_fingerprint
 
 
-def _mixture(sizes: dict[str, int], plan: Plan, config: ReferenceConfig, seed: int) -> Mixture:
-    """Say which rows each step sees."""
-    if config.batches == "mixed":
-        return MixedMixture(sizes, config.batch_size, seed, probabilities=plan.probabilities)
-    return HomogeneousMixture(sizes, plan.probabilities, config.batch_size, seed)
+def refuse_impossible_plan(study: Study, rows: dict[str, Rows], plan: Plan) -> None:
+    """Refuse rows that the datasets of a plan cannot be trained on in stages 0 and 2.
 
-
-def _step(
-    run: Run,
-    model: SentenceTransformer,
-    rows: dict[str, Rows],
-    plan: Plan,
-    mixture: Mixture,
-    own_only: set[str],
-    budget: Budget,
-) -> ContrastiveStep:
-    """Build the step, with its texts and with the guide where the study has one."""
-    study, config = run.study, run.study.reference
-    drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
-
-    def source_for(reader: SentenceTransformer) -> TextSource:
-        with run.ranks.first():
-            tokens = study_tokens(run, drawn, reader)
-        return TextSource(rows, study.data, reader, study.seed, tokens)
-
-    guide: Guide | None = None
-    if config.guide:
-        guide_model = load_guide(run)
-        source = source_for(guide_model)
-        guide = Guide(guide_model, source, config.guide_margin, run.device, budget.max_tokens, run.ranks)
-    return ContrastiveStep(
-        model,
-        source_for(model),
-        mixture,
-        list(rows),
-        [(plan.loss_factors or {}).get(name, 1.0) for name in rows],
-        config,
-        run.device,
-        budget.max_tokens,
-        budget.graph_tokens,
-        own_only,
-        run.ranks,
-        study.model.normalize,
-        guide,
-    )
-
-
-def _refuse_without_negatives_of_their_own(study: Study, rows: dict[str, Rows], own_only: set[str]) -> None:
-    """Refuse datasets without in-batch negatives that would have no negatives at all."""
+    Raises:
+        ConfigError: A dataset without in-batch negatives would have no negatives at all.
+        DataError: Rows lack what the loss needs.
+    """
+    own_only = _own_only(study, plan)
     if own_only and study.reference.passages_per_query < 2:
         where, do = "reference.passages_per_query", "set it to 2 or more"
         saw = f"in_batch_negatives: false in {', '.join(sorted(own_only))}"
@@ -213,9 +169,75 @@ def _refuse_without_negatives_of_their_own(study: Study, rows: dict[str, Rows], 
             "datasets without in-batch negatives need negatives of their own", where=where, saw=saw, do=do
         )
     refuse_rows_without_negatives({name: rows[name] for name in sorted(own_only)})
+    refuse_impossible_fine_tuning(study.reference, {name: rows[name] for name in rows if plan.probabilities.get(name)})
 
 
-def _inputs(run: Run, rows: dict[str, Rows]) -> dict[str, Any]:
+def fine_tuning_step(
+    run: Run,
+    model: SentenceTransformer,
+    rows: dict[str, Rows],
+    plan: Plan,
+    seed: int,
+    tokens: Mapping[str, DatasetTokens] | None = None,
+) -> tuple[Mixture, ContrastiveStep]:
+    """Build what a training of stages 0 and 2 sees, and its step.
+
+    Args:
+        run: The run.
+        model: The model in training.
+        rows: Dataset -> rows.
+        plan: How often each dataset is drawn.
+        seed: Decides the order of the rows, and which texts of a row are shown.
+        tokens: Dataset -> where its tokens come from, if that is known; for a study without a guide.
+
+    Returns:
+        The data order, and the step, with the guide where the study has one.
+    """
+    study, config = run.study, run.study.reference
+    drawn = {name: dataset for name, dataset in rows.items() if plan.probabilities.get(name)}
+
+    def source_for(reader: SentenceTransformer) -> TextSource:
+        with run.ranks.first():
+            found = tokens or study_tokens(run, drawn, reader)
+        return TextSource(rows, study.data, reader, seed, found)
+
+    guide: Guide | None = None
+    if config.guide:
+        guide_model = load_guide(run)
+        source = source_for(guide_model)
+        guide = Guide(guide_model, source, config.guide_margin, run.device, run.budget.max_tokens, run.ranks)
+    mixture = _mixture(sizes_of(rows), plan, config, seed)
+    step = ContrastiveStep(
+        model,
+        source_for(model),
+        mixture,
+        list(rows),
+        [(plan.loss_factors or {}).get(name, 1.0) for name in rows],
+        config,
+        run.device,
+        run.budget.max_tokens,
+        run.budget.graph_tokens,
+        _own_only(study, plan),
+        run.ranks,
+        study.model.normalize,
+        guide,
+    )
+    return mixture, step
+
+
+def _mixture(sizes: dict[str, int], plan: Plan, config: ReferenceConfig, seed: int) -> Mixture:
+    """Say which rows each step sees."""
+    if config.batches == "mixed":
+        return MixedMixture(sizes, config.batch_size, seed, probabilities=plan.probabilities)
+    return HomogeneousMixture(sizes, plan.probabilities, config.batch_size, seed)
+
+
+def _own_only(study: Study, plan: Plan) -> set[str]:
+    """Name the datasets of a plan whose queries have no negatives but their own."""
+    return {name for name, p in plan.probabilities.items() if p and not study.data.datasets[name].in_batch_negatives}
+
+
+def training_inputs(run: Run, rows: dict[str, Rows]) -> dict[str, Any]:
     """Name everything that all training stages depend on."""
     study = run.study
     # What these change shows in the rows.

@@ -1,0 +1,68 @@
+"""`usefulness`: random mixtures of a study, from rows to files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from studies import tiny_study
+
+from tdro.data.weights_file import read_weights
+from tdro.errors import ConfigError
+from tdro.training import trials
+from tdro.training.run import Run
+from tdro.training.usefulness import usefulness
+
+SHORT = {"steps": 6, "learning_rate": 1.0, "warmup_steps": 0}
+
+
+def run_of(tmp_path, **changes) -> Run:
+    return Run(tiny_study(tmp_path, "static", reference=SHORT, **changes))
+
+
+def test_files_say_what_was_tried_and_found(tmp_path):
+    run = run_of(tmp_path)
+    found, fitted = usefulness(run, 20, half="all")
+    folder = run.folder / "usefulness"
+    with (folder / "mixtures.csv").open() as file:
+        table = list(csv.DictReader(file))
+    shares = np.array([[float(row[name]) for name in ("one", "two", "three")] for row in table])
+    np.testing.assert_allclose(shares, found.mixture_MG, atol=1e-6)
+    np.testing.assert_allclose([float(row["score of words"]) for row in table], found.score_M(), atol=1e-6)
+    summary = json.loads((folder / "usefulness.json").read_text())
+    assert summary["mixtures"] == 20
+    assert summary["usefulness"] == pytest.approx(dict(zip(fitted.names, fitted.slope_G.tolist(), strict=True)))
+    assert read_weights(folder / "best.json") == pytest.approx(summary["best"])
+
+
+def test_more_mixtures_add_to_the_first(tmp_path, monkeypatch):
+    first, _ = usefulness(run_of(tmp_path), 20, half="all")
+    done = []
+    train = trials.train
+    monkeypatch.setattr(trials, "train", lambda *given: (done.append(1), train(*given)))
+    more, _ = usefulness(run_of(tmp_path), 23, half="all")
+    assert len(done) == 3
+    np.testing.assert_array_equal(more.score_M()[:20], first.score_M())
+
+
+def test_half_of_the_queries_count_unless_all_are_asked_for(tmp_path):
+    run = run_of(tmp_path)
+    every, _ = usefulness(run, 20, half="all")
+    half, _ = usefulness(run, 20)
+    assert not np.array_equal(every.score_M(), half.score_M())
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "said"),
+    [
+        ({"data": {"datasets": {"one": "train/one.jsonl"}}}, {}, "one dataset has no mixtures"),
+        ({"evaluation": {"tasks": {}}}, {}, "nothing to score"),
+        ({}, {"tasks": ("wrds",)}, "wrds"),
+        ({}, {"count": 19}, "too few"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_training(tmp_path, changes, arguments, said):
+    run = run_of(tmp_path, **changes)
+    with pytest.raises(ConfigError, match=said):
+        usefulness(run, **arguments)
+    assert not (run.folder / "trials").exists()
