@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 DATA ?= ../shared/data
 
-.PHONY: setup demo test lint bench torture fuzz docs
+.PHONY: setup demo test lint bench torture fuzz docs study
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -43,3 +43,8 @@ torture: setup
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/fuzz.py --inputs 100000
+
+# The study of docs/study.md; hours, and it goes on where it was. Two settings at a time: name them in SETTINGS.
+study: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m study $(DATA) $(if $(SETTINGS),--settings $(SETTINGS))

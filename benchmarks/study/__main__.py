@@ -1,19 +1,18 @@
-"""Run the study, or what is left of it: `make study DATA=FOLDER`.
+"""Run the study, or what is left of it: `make study DATA=FOLDER` (PYTHONPATH=benchmarks python -m study FOLDER).
 
 FOLDER has train/*.jsonl.gz and eval/* (BEIR layout). Everything that is finished is kept in the work folder and not
 done again; the results go to benchmarks/results/study/. Settings may be run by several processes at once.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from study.arms import fixed_arms, learned_arms, optimised_arms
 from study.material import prepare
+from study.results import Halves, Outcome
 from study.settings import MIXTURES, OUT_OF_DOMAIN, SETTINGS, study_of
+from study.writing import write_setting
 from tdro.evaluation.regression import CONCENTRATION, fit_usefulness
 from tdro.training.run import Run
 from tdro.training.stages import sizes_of
@@ -34,7 +33,7 @@ def main() -> None:
 
 
 def core(setting: str, work: Path) -> None:
-    """Measure headroom and usefulness of a setting, learn weights, and train all arms."""
+    """Measure headroom and usefulness of a setting, learn weights, train all arms, and write what came out."""
     study = study_of(setting, work)
     run = Run(study)
     rows = study_rows(run)
@@ -42,10 +41,13 @@ def core(setting: str, work: Path) -> None:
     tell(setting, "mixtures")
     found = try_mixtures(run, trials, tuple(rows), MIXTURES, CONCENTRATION, "choice")
     fitted = fit_usefulness(found.names, found.mixture_MG, found.score_M(OUT_OF_DOMAIN))
+    outcomes: dict[str, Outcome] = {}
     for arms in (fixed_arms(study, sizes), optimised_arms(fitted), learned_arms(study, sizes)):
         for name, seed, plan in arms:
             tell(setting, f"{name}, seed {seed}")
-            trials.run(plan, seed)
+            outcome = outcomes.setdefault(name, Outcome(name, {}, {}))
+            outcome.trials[seed], outcome.mixtures[seed] = trials.run(plan, seed), dict(plan.probabilities)
+    write_setting(setting, study, found, Halves(trials.query_ids), list(outcomes.values()))
 
 
 def tell(setting: str, text: str) -> None:

@@ -1,0 +1,85 @@
+"""Writes the results of a setting to benchmarks/results/study/."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study.learning import learned_weights
+from study.results import Halves, Outcome, agreement, arms_table, headroom, ranks
+from study.settings import IN_DOMAIN, MEASURES, OUT_OF_DOMAIN, SEEDS
+from tdro.config import Study
+from tdro.evaluation.regression import Usefulness, fit_usefulness
+from tdro.files import write_json
+from tdro.training.usefulness import MixtureScores
+
+RESULTS = Path(__file__).parents[1] / "results" / "study"
+ODD = ("noise30", "noise100", "medquad", "medquad_copy", "easy")
+GOALS = {"out": OUT_OF_DOMAIN, "in": IN_DOMAIN, "all": OUT_OF_DOMAIN + IN_DOMAIN}
+"""What usefulness may be for: the sets out of domain, those in domain, or all."""
+
+
+def write_setting(
+    setting: str, study: Study, found: MixtureScores, halves: Halves, outcomes: Sequence[Outcome]
+) -> None:
+    """Write everything that a setting has shown: NAME.json, NAME-arms.csv, NAME-datasets.csv, NAME-mixtures.csv."""
+    learned = {
+        measure: {seed: learned_weights(study, seed, measure, {"measure": measure}) for seed in SEEDS}
+        for measure in MEASURES
+    }
+    weights = {measure: {seed: one["weights"] for seed, one in by_seed.items()} for measure, by_seed in learned.items()}
+    fitted = {
+        goal: fit_usefulness(found.names, found.mixture_MG, found.score_M(tasks)) for goal, tasks in GOALS.items()
+    }
+    arms = arms_table(outcomes, halves)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_json(RESULTS / f"{setting}.json", {
+        "headroom": {goal: headroom(found, fitted[goal], outcomes, halves, GOALS[goal]) for goal in GOALS},
+        "agreement": {goal: agreement(weights, fitted[goal]) for goal in GOALS},
+        "odd": ranks(weights, ODD),
+        "seconds": {
+            "trial": [round(float(found.seconds_M.mean()), 1)],
+            **{measure: [one["seconds"] for one in by_seed.values()] for measure, by_seed in learned.items()},
+        },
+    })  # fmt: skip
+    _write_table(RESULTS / f"{setting}-arms.csv", arms)
+    _write_table(RESULTS / f"{setting}-datasets.csv", _datasets(fitted, weights))
+    _write_table(RESULTS / f"{setting}-mixtures.csv", _mixtures(found))
+
+
+def _datasets(
+    fitted: Mapping[str, Usefulness], weights: Mapping[str, Mapping[int, Mapping[str, float]]]
+) -> list[dict[str, Any]]:
+    """A row per dataset: usefulness in points for 10 % more of the sample, and weights by measure and seed."""
+    return [
+        {
+            "dataset": name,
+            **{f"usefulness_{goal}": round(float(10 * one.slope_G[g]), 3) for goal, one in fitted.items()},
+            "optimised": round(float(fitted["out"].best_G[g]), 4),
+            **{
+                f"{measure}_{seed}": round(one[name], 5)
+                for measure, by_seed in weights.items()
+                for seed, one in by_seed.items()
+            },
+        }
+        for g, name in enumerate(fitted["out"].names)
+    ]
+
+
+def _mixtures(found: MixtureScores) -> list[dict[str, Any]]:
+    """A row per random mixture: shares, and nDCG@10 x 100 of every set on the choice half."""
+    return [
+        {
+            **{name: round(share, 5) for name, share in zip(found.names, mixture_G, strict=True)},
+            **{f"score of {task}": round(100 * mean, 3) for task, mean in means.items()},
+        }
+        for mixture_G, means in zip(found.mixture_MG.tolist(), found.means, strict=True)
+    ]
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
