@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from study.material import _made
-from study.results import Halves, Outcome, agreement, arms_table, headroom, ranks
+from study.results import Halves, Outcome, agreement, arms_table, headroom_of, ranks
 from study.settings import IN_DOMAIN, OUT_OF_DOMAIN, SETTINGS, study_of
 
 from tdro.evaluation.halves import choice_half
@@ -58,15 +58,20 @@ def test_only_the_report_half_is_in_the_table():
 
 
 def test_headroom_is_what_the_optimised_mixture_gains():
-    mixture_MG = random_mixtures(3, 60, seed=0)
-    means = tuple({task: 0.4 + 0.1 * share for task in IDS} for share in mixture_MG[:, 0].tolist())
-    found = MixtureScores(NAMES, mixture_MG, means, np.ones(60))
-    fitted = fit_usefulness(NAMES, mixture_MG, found.score_M(OUT_OF_DOMAIN))
+    mixture_MG, noise = random_mixtures(3, 60, seed=0), np.random.default_rng(0)
+    trials = tuple(
+        Trial({task: 0.4 + 0.1 * share + 0.01 * noise.standard_normal(60) for task in IDS}, 1.0)
+        for share in mixture_MG[:, 0].tolist()
+    )
+    found = MixtureScores(NAMES, mixture_MG, trials, IDS)
+    fitted = fit_usefulness(NAMES, mixture_MG, found.score_M("choice", OUT_OF_DOMAIN))
     arms = [outcome("uniform", 0.0), outcome("optimised", 0.03)]
-    room = headroom(found, fitted, arms, Halves(IDS), OUT_OF_DOMAIN)
+    room = headroom_of(found, fitted, arms, Halves(IDS), OUT_OF_DOMAIN)
     assert room["attainable"] == pytest.approx(3.0, abs=0.01)
     assert room["seed_deviation"] == 0.1
     assert room["reliability"] > 0.5
+    assert room["halves_agree"] > 0.9
+    assert room["shared"] == pytest.approx(room["deviation"], abs=0.1)
     weights = {"relative": {0: {"a": 0.6, "b": 0.2, "c": 0.2}, 1: {"a": 0.5, "b": 0.3, "c": 0.2}}}
     row = agreement(weights, fitted)[0]
     assert all(value > 0.4 for value in row["with_usefulness"])

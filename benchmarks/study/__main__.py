@@ -11,9 +11,9 @@ from pathlib import Path
 from study.arms import fixed_arms, learned_arms, optimised_arms
 from study.material import prepare
 from study.results import Halves, Outcome
-from study.settings import MIXTURES, OUT_OF_DOMAIN, SETTINGS, study_of
+from study.settings import LARGE, MIXTURES, SETTINGS, study_of
 from study.writing import write_setting
-from tdro.evaluation.regression import CONCENTRATION, fit_usefulness
+from tdro.evaluation.regression import fit_usefulness
 from tdro.training.run import Run
 from tdro.training.stages import sizes_of
 from tdro.training.trials import Trials
@@ -39,8 +39,8 @@ def core(setting: str, work: Path) -> None:
     rows = study_rows(run)
     trials, sizes = Trials(run, rows), sizes_of(rows)
     tell(setting, "mixtures")
-    found = try_mixtures(run, trials, tuple(rows), MIXTURES, CONCENTRATION, "choice")
-    fitted = fit_usefulness(found.names, found.mixture_MG, found.score_M(OUT_OF_DOMAIN))
+    found = try_mixtures(run, trials, tuple(rows), MIXTURES)
+    fitted = fit_usefulness(found.names, found.mixture_MG, found.score_M("choice", LARGE))
     outcomes: dict[str, Outcome] = {}
     for arms in (fixed_arms(study, sizes), optimised_arms(fitted), learned_arms(study, sizes)):
         for name, seed, plan in arms:

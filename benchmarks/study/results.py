@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from study.settings import IN_DOMAIN, OUT_OF_DOMAIN
-from tdro.evaluation.halves import choice_half
-from tdro.evaluation.regression import Usefulness, rank_agreement
-from tdro.evaluation.significance import holm, paired_difference, randomisation_p
+from study.settings import IN_DOMAIN, LARGE, OUT_OF_DOMAIN
+from tdro.evaluation.halves import Half, choice_half
+from tdro.evaluation.regression import Usefulness, fit_usefulness, headroom, rank_agreement
+from tdro.evaluation.significance import holm, mean_over_tasks, paired_difference, randomisation_p
 from tdro.training.trials import Trial
 from tdro.training.usefulness import MixtureScores
 
+_HALVES: tuple[Half, Half] = ("choice", "report")
 Scores = Mapping[str, np.ndarray]
 """Task -> score of every query of a half."""
 
@@ -81,7 +82,7 @@ def _arm(outcome: Outcome, rule: Outcome, halves: Halves) -> dict[str, Any]:
     in_S = [points(mine[seed], IN_DOMAIN) for seed in seeds]
     gain = {task: np.mean([mine[s][task] - theirs[s][task] for s in seeds], axis=0) for task in mine[seeds[0]]}
     worst = min(gain, key=lambda task: gain[task].mean())
-    outside = {task: gain[task] for task in OUT_OF_DOMAIN}
+    outside, large = ({task: gain[task] for task in tasks} for tasks in (OUT_OF_DOMAIN, LARGE))
     inside = {task: gain[task] for task in IN_DOMAIN}
     difference, within = paired_difference(outside), paired_difference(inside)
     return {
@@ -95,6 +96,7 @@ def _arm(outcome: Outcome, rule: Outcome, halves: Halves) -> dict[str, Any]:
         "low": round(100 * difference.low, 2),
         "high": round(100 * difference.high, 2),
         "p": randomisation_p(outside),
+        "gain_large": round(100 * mean_over_tasks({task: gain[task].mean() for task in large}), 2),
         "gain_in": round(100 * within.mean, 2),
         "low_in": round(100 * within.low, 2),
         "high_in": round(100 * within.high, 2),
@@ -104,10 +106,14 @@ def _arm(outcome: Outcome, rule: Outcome, halves: Halves) -> dict[str, Any]:
     }
 
 
-def headroom(
+def headroom_of(
     found: MixtureScores, fitted: Usefulness, outcomes: Sequence[Outcome], halves: Halves, tasks: Sequence[str]
 ) -> dict[str, Any]:
-    """Say what any mixture can gain: random ones, and the one that the regression expects most of."""
+    """Say what any mixture can gain: random ones, and the one that the regression expects most of.
+
+    The regression is of the choice half. `halves_agree` and `shared` say how much of the differences between mixtures
+    on the choice half is there on the report half, and `ranks_of_halves` whether usefulness is.
+    """
     by_name = {outcome.name: outcome for outcome in outcomes}
     sides = {"choice": halves.choice, "report": halves.report}
     arms = {
@@ -115,21 +121,28 @@ def headroom(
         for side, cut in sides.items()
         for name in ("uniform", "optimised")
     }
-    score_M = 100 * found.score_M(tuple(tasks))
-    deviation = float(np.std(arms["uniform_report"], ddof=1))
-    gain = float(np.mean(arms["optimised_report"]) - np.mean(arms["uniform_report"]))
+    choice_M, report_M = (100 * found.score_M(half, tasks) for half in _HALVES)
+    room = headroom(choice_M, choice_M, report_M)
+    again = fit_usefulness(found.names, found.mixture_MG, report_M)
+    gain = np.mean(arms["optimised_report"]) - np.mean(arms["uniform_report"])
+    numbers = {
+        "mean": choice_M.mean(),
+        "deviation": room.deviation,
+        "best": choice_M.max(),
+        "halves_agree": room.agreement,
+        "shared": room.shared,
+        "explained": fitted.explained,
+        "reliability": fitted.reliability,
+        "full_reliability": fitted.full_reliability,
+        "ranks_of_halves": rank_agreement(fitted.slope_G, again.slope_G),
+        "seed_deviation": np.std(arms["uniform_report"], ddof=1),
+        "attainable": gain,
+    }
     return {
-        "mixtures": len(score_M),
-        "mean": round(float(score_M.mean()), 2),
-        "deviation": round(float(score_M.std(ddof=1)), 2),
-        "best": round(float(score_M.max()), 2),
+        "mixtures": len(choice_M),
         "shape": fitted.shape,
-        "explained": round(fitted.explained, 3),
-        "reliability": round(fitted.reliability, 3),
-        "full_reliability": round(fitted.full_reliability, 3),
+        **{name: round(float(value), 3) for name, value in numbers.items()},
         **{name: [round(value, 2) for value in values] for name, values in arms.items()},
-        "seed_deviation": round(deviation, 2),
-        "attainable": round(gain, 2),
     }
 
 

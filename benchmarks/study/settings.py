@@ -11,6 +11,10 @@ SEEDS = (0, 1, 2)
 MIXTURES = 60
 OUT_OF_DOMAIN = ("cacm", "cranfield", "covidqa", "dbpedia-mini", "scifact", "wikiqa")
 IN_DOMAIN = ("cosqa", "jaquad-indomain", "medquad-indomain", "quora-indomain")
+LARGE = ("cranfield", "covidqa", "scifact", "wikiqa")
+"""Sets out of domain with more than a hundred queries in either half; cacm and dbpedia-mini have about twenty."""
+GOALS = {"out": OUT_OF_DOMAIN, "large": LARGE, "in": IN_DOMAIN, "all": OUT_OF_DOMAIN + IN_DOMAIN}
+"""What usefulness may be for."""
 MEASURES = ("relative", "relative-sample", "excess", "raw", "initial")
 PLANS = {"reweight": ("reweight", 1.0), "top70": ("top-share", 0.7), "bottom50": ("bottom-share", 0.5)}
 FIXED = ("uniform", "size", "temperature-2", "temperature-5")

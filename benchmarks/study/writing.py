@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from study.learning import learned_weights
-from study.results import Halves, Outcome, agreement, arms_table, headroom, ranks
-from study.settings import IN_DOMAIN, MEASURES, OUT_OF_DOMAIN, SEEDS
+from study.results import Halves, Outcome, agreement, arms_table, headroom_of, ranks
+from study.settings import GOALS, MEASURES, SEEDS
 from tdro.config import Study
 from tdro.evaluation.regression import Usefulness, fit_usefulness
 from tdro.files import write_json
@@ -15,8 +17,6 @@ from tdro.training.usefulness import MixtureScores
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
 ODD = ("noise30", "noise100", "medquad", "medquad_copy", "easy")
-GOALS = {"out": OUT_OF_DOMAIN, "in": IN_DOMAIN, "all": OUT_OF_DOMAIN + IN_DOMAIN}
-"""What usefulness may be for: the sets out of domain, those in domain, or all."""
 
 
 def write_setting(
@@ -29,16 +29,17 @@ def write_setting(
     }
     weights = {measure: {seed: one["weights"] for seed, one in by_seed.items()} for measure, by_seed in learned.items()}
     fitted = {
-        goal: fit_usefulness(found.names, found.mixture_MG, found.score_M(tasks)) for goal, tasks in GOALS.items()
+        goal: fit_usefulness(found.names, found.mixture_MG, found.score_M("choice", tasks))
+        for goal, tasks in GOALS.items()
     }
     arms = arms_table(outcomes, halves)
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_json(RESULTS / f"{setting}.json", {
-        "headroom": {goal: headroom(found, fitted[goal], outcomes, halves, GOALS[goal]) for goal in GOALS},
+        "headroom": {goal: headroom_of(found, fitted[goal], outcomes, halves, GOALS[goal]) for goal in GOALS},
         "agreement": {goal: agreement(weights, fitted[goal]) for goal in GOALS},
         "odd": ranks(weights, ODD),
         "seconds": {
-            "trial": [round(float(found.seconds_M.mean()), 1)],
+            "trial": [round(float(np.mean([trial.seconds for trial in found.trials])), 1)],
             **{measure: [one["seconds"] for one in by_seed.values()] for measure, by_seed in learned.items()},
         },
     })  # fmt: skip
@@ -55,14 +56,14 @@ def _datasets(
         {
             "dataset": name,
             **{f"usefulness_{goal}": round(float(10 * one.slope_G[g]), 3) for goal, one in fitted.items()},
-            "optimised": round(float(fitted["out"].best_G[g]), 4),
+            "optimised": round(float(fitted["large"].best_G[g]), 4),
             **{
                 f"{measure}_{seed}": round(one[name], 5)
                 for measure, by_seed in weights.items()
                 for seed, one in by_seed.items()
             },
         }
-        for g, name in enumerate(fitted["out"].names)
+        for g, name in enumerate(fitted["large"].names)
     ]
 
 
@@ -73,7 +74,7 @@ def _mixtures(found: MixtureScores) -> list[dict[str, Any]]:
             **{name: round(share, 5) for name, share in zip(found.names, mixture_G, strict=True)},
             **{f"score of {task}": round(100 * mean, 3) for task, mean in means.items()},
         }
-        for mixture_G, means in zip(found.mixture_MG.tolist(), found.means, strict=True)
+        for mixture_G, means in zip(found.mixture_MG.tolist(), found.means("choice"), strict=True)
     ]
 
 

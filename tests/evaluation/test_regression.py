@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tdro.evaluation.regression import fit_usefulness, random_mixtures, rank_agreement
+from tdro.evaluation.regression import fit_usefulness, headroom, random_mixtures, rank_agreement
 
 NAMES = [f"d{i}" for i in range(8)]
 WORTH_G = np.array([3.0, -2.0, 0.5, 0.0, 1.0, -1.0, 2.0, -0.5])
@@ -71,3 +71,13 @@ def test_rank_agreement_ignores_scale_and_knows_no_order():
     assert rank_agreement([1, 2, 3], [0.1, 5, 1000]) == pytest.approx(1)
     assert rank_agreement([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert rank_agreement([2, 2, 2], [3, 2, 1]) == 0
+
+
+def test_headroom_is_what_two_halves_of_the_queries_share():
+    random = np.random.default_rng(0)
+    truth_M, (one_M, other_M) = random.normal(0, 2, 4000), random.normal(0, 1, (2, 4000))
+    real = headroom(truth_M + (one_M + other_M) / 2, truth_M + one_M, truth_M + other_M)
+    assert real.shared == pytest.approx(2, abs=0.1)
+    assert real.agreement == pytest.approx(4 / 5, abs=0.03)
+    luck = headroom((one_M + other_M) / 2, one_M, other_M)
+    assert luck.shared < 0.3 < luck.deviation

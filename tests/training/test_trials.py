@@ -5,9 +5,10 @@ import pytest
 from studies import tiny_study
 
 from tdro.core.plan import Plan, reweight, reweight_loss
+from tdro.evaluation.halves import half_means
 from tdro.evaluation.results import read_result
 from tdro.training import trials as module
-from tdro.training.examiner import Examiner, half_means
+from tdro.training.examiner import Examiner
 from tdro.training.loop import Stopped, train
 from tdro.training.pipeline import evaluate_only, run_study
 from tdro.training.run import Run

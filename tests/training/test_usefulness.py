@@ -9,9 +9,11 @@ from studies import tiny_study
 
 from tdro.data.weights_file import read_weights
 from tdro.errors import ConfigError
+from tdro.evaluation.halves import Half, choice_half
+from tdro.evaluation.regression import fit_usefulness
 from tdro.training import trials
 from tdro.training.run import Run
-from tdro.training.usefulness import usefulness
+from tdro.training.usefulness import MixtureScores, usefulness
 
 SHORT = {"steps": 6, "learning_rate": 1.0, "warmup_steps": 0}
 
@@ -28,7 +30,7 @@ def test_files_say_what_was_tried_and_found(tmp_path):
         table = list(csv.DictReader(file))
     shares = np.array([[float(row[name]) for name in ("one", "two", "three")] for row in table])
     np.testing.assert_allclose(shares, found.mixture_MG, atol=1e-6)
-    np.testing.assert_allclose([float(row["score of words"]) for row in table], found.score_M(), atol=1e-6)
+    np.testing.assert_allclose([float(row["score of words"]) for row in table], found.score_M("all"), atol=1e-6)
     summary = json.loads((folder / "usefulness.json").read_text())
     assert summary["mixtures"] == 20
     assert summary["usefulness"] == pytest.approx(dict(zip(fitted.names, fitted.slope_G.tolist(), strict=True)))
@@ -42,14 +44,22 @@ def test_more_mixtures_add_to_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "train", lambda *given: (done.append(1), train(*given)))
     more, _ = usefulness(run_of(tmp_path), 23, half="all")
     assert len(done) == 3
-    np.testing.assert_array_equal(more.score_M()[:20], first.score_M())
+    np.testing.assert_array_equal(more.score_M("all")[:20], first.score_M("all"))
 
 
 def test_half_of_the_queries_count_unless_all_are_asked_for(tmp_path):
     run = run_of(tmp_path)
     every, _ = usefulness(run, 20, half="all")
-    half, _ = usefulness(run, 20)
-    assert not np.array_equal(every.score_M(), half.score_M())
+    _, fitted = usefulness(run, 20)
+    assert fitted.uniform != pytest.approx(_uniform(every, "all"), abs=1e-6)
+    halves = [every.means(half)[3]["words"] for half in ("choice", "report")]
+    chosen = int(choice_half(every.query_ids["words"]).sum())
+    assert np.average(halves, weights=[chosen, 8 - chosen]) == pytest.approx(every.means("all")[3]["words"])
+
+
+def _uniform(found: MixtureScores, half: Half) -> float:
+    """What the regression expects of the uniform mixture."""
+    return fit_usefulness(found.names, found.mixture_MG, found.score_M(half), 42).uniform
 
 
 @pytest.mark.parametrize(

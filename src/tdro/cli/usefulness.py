@@ -37,7 +37,7 @@ examples:
   --mixtures N       random mixtures (default: 60)
   --concentration C  of their Dirichlet distribution: small, few datasets make up a mixture; large, all are alike
                      (default: 0.5)
-  --half choice|all  which queries count: a fixed half, so that the other half can be reported; or all
+  --half HALF        which queries count: a fixed half, so that the other half can be reported; or all
                      (default: choice)
   --tasks NAME ...   tasks that count (default: all of the study)
   --dry-run          say what it will take, and stop
@@ -55,7 +55,7 @@ class Arguments:
     """Random mixtures."""
     concentration: float = 0.5
     """Of the Dirichlet distribution that they are drawn from."""
-    half: Literal["choice", "all"] = "choice"
+    half: Literal["choice", "report", "all"] = "choice"
     """Queries that count."""
     tasks: tuple[str, ...] = ()
     """Tasks that count; all where none is named."""
@@ -146,18 +146,27 @@ def _conclude(parsed: Arguments, run: "Run", found: "MixtureScores", fitted: "Us
 
     from tdro.cli.display import wide_console
 
-    score_M = 100 * found.score_M(parsed.tasks)
+    score_M, room = 100 * found.score_M(parsed.half, parsed.tasks), found.headroom(parsed.half, parsed.tasks)
     print(
-        f"{len(score_M)} mixtures: mean {score_M.mean():.2f}, deviation {score_M.std(ddof=1):.2f},"
-        f" best {score_M.max():.2f}; the regression explains {max(fitted.explained, 0):.0%} of the differences"
-        f" between mixtures it has not seen"
+        f"{len(score_M)} mixtures: mean {score_M.mean():.2f}, best {score_M.max():.2f}, deviation"
+        f" {100 * room.deviation:.2f}, of which two halves of the queries share {100 * room.shared:.2f}"
+        f" (their scores correlate by {room.agreement:.2f})"
+    )
+    print(
+        f"the regression explains {max(fitted.explained, 0):.0%} of the differences between mixtures it has not seen;"
+        f" ranks from two halves of the mixtures agree by {fitted.reliability:.2f}"
     )
     print(
         f"expected of the uniform mixture {100 * fitted.uniform:.2f}, of the most promising one"
-        f" {100 * fitted.expected:.2f}; ranks from two halves of the mixtures agree by {fitted.reliability:.2f}"
+        f" {100 * fitted.expected:.2f}"
     )
-    if fitted.explained < 0.2 or fitted.reliability < 0.3:
-        print("WARNING: too little to go by: the scores hardly follow the mixtures; try more, or more tasks")
+    if room.agreement < 0.3:
+        print(
+            "WARNING: what one half of the queries prefers, the other does not: no mixture is better here beyond the"
+            " luck of these queries; stay with uniform, or name tasks with more queries"
+        )
+    elif fitted.explained < 0.2 or fitted.reliability < 0.3:
+        print("WARNING: the scores hardly follow the mixtures; try more of them")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("dataset", "points for +10 % of the sample", "most promising"):
         table.add_column(name, justify="left" if name == "dataset" else "right", no_wrap=name == "dataset")

@@ -71,6 +71,43 @@ class Usefulness:
         return rank_agreement([weights[name] for name in self.names], self.slope_G)
 
 
+@dataclass(frozen=True)
+class Headroom:
+    """How much mixtures differ, and how much of that is more than the luck of the queries.
+
+    Attributes:
+        deviation: Standard deviation of the score between mixtures.
+        agreement: Correlation, over the mixtures, of the scores on two halves of the queries.
+        shared: Standard deviation of what both halves have in common: the root of their covariance, 0 where it is
+            negative. Differences between mixtures beyond it are gone with other queries.
+    """
+
+    deviation: float
+    agreement: float
+    shared: float
+
+
+def headroom(score_M: np.ndarray, one_M: np.ndarray, other_M: np.ndarray) -> Headroom:
+    """Compare the scores of mixtures on two halves of the queries.
+
+    Args:
+        score_M: Score of every mixture on all queries.
+        one_M: On one half of them.
+        other_M: On the other half.
+
+    Example: the halves disagree on everything, so there is nothing to be gained.
+        >>> headroom(np.array([1.0, 1.0, 1.0]), np.array([0.0, 1.0, 2.0]), np.array([2.0, 1.0, 0.0]))
+        Headroom(deviation=0.0, agreement=-1.0, shared=0.0)
+    """
+    covariance = np.cov(one_M, other_M)
+    spread = float(np.sqrt(covariance[0, 0] * covariance[1, 1]))
+    return Headroom(
+        float(score_M.std(ddof=1)),
+        float(covariance[0, 1]) / spread if spread else 0.0,
+        float(np.sqrt(max(covariance[0, 1], 0.0))),
+    )
+
+
 def random_mixtures(groups: int, count: int, seed: int, concentration: float = CONCENTRATION) -> np.ndarray:
     """Draw mixtures from a symmetric Dirichlet distribution.
 

@@ -1,6 +1,6 @@
 """Scores one model after another on the same tasks; every text is tokenised once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -96,13 +96,3 @@ class _Ranker:
         with self._run.device.precision():
             side = side_of(self._model, kind)
             return encode(side, texts, max_length=length, max_tokens=self._run.max_tokens)
-
-
-def half_means(scores: Mapping[str, np.ndarray], chosen: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Average the scores of the chosen queries of every task.
-
-    Args:
-        scores: Task, or task/part -> score per query.
-        chosen: The same -> bool, which queries count; a task without any is left out.
-    """
-    return {label: float(score_Q[chosen[label]].mean()) for label, score_Q in scores.items() if chosen[label].any()}

@@ -2,9 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -12,43 +11,64 @@ from tdro.core.plan import reweight
 from tdro.data.reading import Rows
 from tdro.data.weights_file import released_format
 from tdro.errors import ConfigError
-from tdro.evaluation.halves import choice_half
-from tdro.evaluation.regression import CONCENTRATION, Usefulness, fit_usefulness, random_mixtures
+from tdro.evaluation.halves import Half, half_means, other_half, queries_of
+from tdro.evaluation.regression import CONCENTRATION, Headroom, Usefulness, fit_usefulness, headroom, random_mixtures
 from tdro.evaluation.significance import mean_over_tasks
 from tdro.files import write_json, write_text
-from tdro.training.examiner import half_means
 from tdro.training.leakage_gate import leakage_gate
 from tdro.training.negatives import negatives
 from tdro.training.run import Run
 from tdro.training.stages import sizes_of
-from tdro.training.trials import Trials
+from tdro.training.trials import Trial, Trials
 
 FOLDER = "usefulness"
 LEAST = 20
 """Mixtures below which there is nothing to regress."""
-Half = Literal["choice", "all"]
 
 
 @dataclass(frozen=True)
 class MixtureScores:
-    """Random mixtures and their scores.
+    """Random mixtures and their trials.
 
     Attributes:
         names: Datasets, G of them.
         mixture_MG: Shares.
-        means: One per mixture: task, or task/part -> mean over the queries that count, 0 to 1.
-        seconds_M: What each took.
+        trials: What came of each.
+        query_ids: Task, or task/part -> its queries.
     """
 
     names: tuple[str, ...]
     mixture_MG: np.ndarray
-    means: tuple[dict[str, float], ...]
-    seconds_M: np.ndarray
+    trials: tuple[Trial, ...]
+    query_ids: Mapping[str, Sequence[str]]
 
-    def score_M(self, tasks: tuple[str, ...] = ()) -> np.ndarray:
+    def means(self, half: Half) -> list[dict[str, float]]:
+        """For every mixture: task, or task/part -> mean over the queries of a half, 0 to 1."""
+        return self._means({label: queries_of(half, ids) for label, ids in self.query_ids.items()})
+
+    def score_M(self, half: Half, tasks: Collection[str] = ()) -> np.ndarray:
         """Average over tasks, or over those named."""
-        wanted = [label for label in self.means[0] if not tasks or label.partition("/")[0] in tasks]
-        return np.array([mean_over_tasks({label: means[label] for label in wanted}) for means in self.means])
+        return _over_tasks(self.means(half), tasks)
+
+    def headroom(self, half: Half, tasks: Collection[str] = ()) -> Headroom:
+        """Say how much mixtures differ on the queries of a half, and on how much of that its own halves agree."""
+        sides = []
+        for wanted in (True, False):
+            chosen = {
+                label: queries_of(half, ids) & (other_half(ids) == wanted) for label, ids in self.query_ids.items()
+            }
+            sides.append(_over_tasks(self._means(chosen), tasks))
+        return headroom(self.score_M(half, tasks), *sides)
+
+    def _means(self, chosen: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
+        """Average over the queries that are chosen."""
+        return [half_means(trial.scores, chosen) for trial in self.trials]
+
+
+def _over_tasks(means: Sequence[Mapping[str, float]], tasks: Collection[str]) -> np.ndarray:
+    """Average over tasks, or over those named; of the same tasks for every mixture."""
+    wanted = [label for label in means[0] if not tasks or label.partition("/")[0] in tasks]
+    return np.array([mean_over_tasks({label: one[label] for label in wanted}) for one in means])
 
 
 def usefulness(
@@ -82,9 +102,9 @@ def usefulness(
     _refuse(run, count, tasks)
     run.write_resolved()
     rows = study_rows(run)
-    found = try_mixtures(run, Trials(run, rows), tuple(rows), count, concentration, half)
+    found = try_mixtures(run, Trials(run, rows), tuple(rows), count, concentration)
     try:
-        fitted = fit_usefulness(found.names, found.mixture_MG, found.score_M(tasks), run.study.seed)
+        fitted = fit_usefulness(found.names, found.mixture_MG, found.score_M(half, tasks), run.study.seed)
     except ValueError as error:
         raise ConfigError(str(error), where="usefulness", do="add a task, or raise --mixtures") from None
     if run.ranks.number == 0:
@@ -98,7 +118,7 @@ def study_rows(run: Run) -> dict[str, Rows]:
 
 
 def try_mixtures(
-    run: Run, trials: Trials, names: tuple[str, ...], count: int, concentration: float, half: Half
+    run: Run, trials: Trials, names: tuple[str, ...], count: int, concentration: float = CONCENTRATION
 ) -> MixtureScores:
     """Do the trials of `usefulness`, all with the study's seed."""
     mixture_MG = random_mixtures(len(names), count, run.study.seed, concentration)
@@ -107,21 +127,7 @@ def try_mixtures(
         run.journal.progress(FOLDER, number, count)
         done.append(trials.run(reweight(dict(zip(names, mixture_G.tolist(), strict=True))), run.study.seed))
     run.journal.progress(FOLDER, count, count)
-    chosen = chosen_queries(trials, half)
-    return MixtureScores(
-        names,
-        mixture_MG,
-        tuple(half_means(trial.scores, chosen) for trial in done),
-        np.array([trial.seconds for trial in done]),
-    )
-
-
-def chosen_queries(trials: Trials, half: Half) -> dict[str, np.ndarray]:
-    """Say which queries of every task count."""
-    return {
-        label: choice_half(ids) if half == "choice" else np.ones(len(ids), bool)
-        for label, ids in trials.query_ids.items()
-    }
+    return MixtureScores(names, mixture_MG, tuple(done), trials.query_ids)
 
 
 def _refuse(run: Run, count: int, tasks: tuple[str, ...]) -> None:
@@ -146,9 +152,10 @@ def _write(
     folder = run.folder / FOLDER
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*found.names, *(f"score of {label}" for label in found.means[0]), "seconds"])
-    for mixture_G, means, seconds in zip(found.mixture_MG.tolist(), found.means, found.seconds_M.tolist(), strict=True):
-        table.writerow([*(f"{share:.6f}" for share in mixture_G), *(f"{m:.6f}" for m in means.values()), seconds])
+    means = found.means(half)
+    table.writerow([*found.names, *(f"score of {label}" for label in means[0]), "seconds"])
+    for mixture_G, one, trial in zip(found.mixture_MG.tolist(), means, found.trials, strict=True):
+        table.writerow([*(f"{share:.6f}" for share in mixture_G), *(f"{m:.6f}" for m in one.values()), trial.seconds])
     write_text(folder / "mixtures.csv", text.getvalue())
     best = dict(zip(found.names, fitted.best_G.tolist(), strict=True))
     write_json(folder / "best.json", released_format(best, sizes_of(rows)))
@@ -157,13 +164,17 @@ def _write(
 
 def summary(found: MixtureScores, fitted: Usefulness, half: Half, tasks: tuple[str, ...]) -> Mapping[str, object]:
     """Say what was found, as JSON has it; scores from 0 to 1."""
-    score_M = found.score_M(tasks)
+    score_M, room = found.score_M(half, tasks), found.headroom(half, tasks)
     return {
         "mixtures": len(score_M),
         "queries": half,
-        "tasks": list(tasks) or sorted(found.means[0]),
+        "tasks": sorted(tasks or {label.partition("/")[0] for label in found.query_ids}),
         "score": {
-            "mean": float(score_M.mean()), "deviation": float(score_M.std(ddof=1)), "best": float(score_M.max()),
+            "mean": float(score_M.mean()),
+            "best": float(score_M.max()),
+            "deviation": room.deviation,
+            "shared_by_halves": room.shared,
+            "agreement_of_halves": room.agreement,
         },
         "shape": fitted.shape,
         "explained": fitted.explained,
@@ -172,5 +183,5 @@ def summary(found: MixtureScores, fitted: Usefulness, half: Half, tasks: tuple[s
         "expected": {"uniform": fitted.uniform, "best": fitted.expected},
         "usefulness": dict(zip(fitted.names, fitted.slope_G.tolist(), strict=True)),
         "best": dict(zip(fitted.names, fitted.best_G.tolist(), strict=True)),
-        "seconds": float(found.seconds_M.sum()),
-    }  # fmt: skip
+        "seconds": sum(trial.seconds for trial in found.trials),
+    }
