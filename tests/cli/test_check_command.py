@@ -57,6 +57,54 @@ def test_out_card_and_changed_options(study_file, tmp_path, capsys):
     assert "truncation" in capsys.readouterr().out
 
 
+def test_a_copied_study_of_the_same_name_does_not_replace_what_a_run_was_checked_for(study_file, tmp_path, capsys):
+    study = tiny_study(tmp_path)
+    ran = study.run_folder / "resolved.yaml"
+    ran.parent.mkdir()
+    ran.write_text(save_study(study, {"versions": {}}))
+    assert main(["check", str(study_file)]) == 0
+    kept = result_of(study_file)
+    assert "everything is in" in capsys.readouterr().out
+    copy, content = tmp_path / "copy.yaml", yaml.safe_load(study_file.read_text())
+    datasets = content["data"]["datasets"]
+    datasets["four"] = datasets.pop("one")
+    copy.write_text(yaml.safe_dump(content))
+    assert main(["check", str(copy)]) == 0
+    out = capsys.readouterr().out
+    assert "the result is not kept" in out and "(only there: one; only here: four)" in out
+    assert result_of(study_file) == kept
+    place = str(study.run_folder / "data" / "check.json")
+    assert main(["check", str(copy), "--out", place]) == 0
+    assert {report["name"] for report in result_of(study_file)["datasets"]} == {"two", "three", "four"}
+    content["data"]["datasets"]["two"]["path"] = "train/three.jsonl"
+    copy.write_text(yaml.safe_dump(content))
+    assert main(["check", str(copy)]) == 0
+    assert "other files: two" in capsys.readouterr().out
+
+
+def test_where_nothing_ran_a_check_of_other_data_is_replaced_and_that_is_said(study_file, capsys):
+    assert main(["check", str(study_file)]) == 0
+    assert main(["check", str(study_file)]) == 0
+    assert "takes the place" not in capsys.readouterr().out
+    content = yaml.safe_load(study_file.read_text())
+    del content["data"]["datasets"]["one"]
+    study_file.write_text(yaml.safe_dump(content))
+    assert main(["check", str(study_file)]) == 0
+    assert "takes the place of a check of other data (only there: one)" in capsys.readouterr().out
+    assert len(result_of(study_file)["datasets"]) == 2
+
+
+def test_one_dataset_has_no_epochs_of_the_weights(study_file, capsys):
+    assert main(["check", str(study_file)]) == 0
+    assert "epochs weights" in capsys.readouterr().out.replace("\n", " ")
+    content = yaml.safe_load(study_file.read_text())
+    content["data"]["datasets"] = {"one": content["data"]["datasets"]["one"]}
+    study_file.write_text(yaml.safe_dump(content))
+    assert main(["check", str(study_file)]) == 0
+    out = capsys.readouterr().out
+    assert "epochs reference" in out and "weights" not in out
+
+
 def test_without_the_base_lengths_are_words_and_it_says_so(study_file, capsys):
     assert main(["check", str(study_file), "--model.base", "./no-such-model"]) == 0
     assert "lengths are counted in words" in capsys.readouterr().out

@@ -75,13 +75,10 @@ def test_replay_of_the_steps_in_their_order_gives_the_weights_of_the_run():
     finals = replay_resampled(
         lambda s, x, step, p: eg(s, x, 0.1, p), start, signal_TG, present_TG, order_ST, range(len(signal_TG))
     )
-    np.testing.assert_array_equal(finals[0], state.weights_G)
-    assert (finals[1] != finals[0]).any()
-    for version, expected in (("mean", state.mean_G), ("ema", state.ema_G)):
-        again = replay_resampled(
-            lambda s, x, step, p: eg(s, x, 0.1, p), start, signal_TG, present_TG, order_ST[:1], range(30), version
-        )
-        np.testing.assert_array_equal(again[0], expected)
+    assert set(finals) == {"last", "mean", "ema"}
+    for version, expected in (("last", state.weights_G), ("mean", state.mean_G), ("ema", state.ema_G)):
+        np.testing.assert_array_equal(finals[version][0], expected)
+        assert (finals[version][1] != expected).any()
 
 
 def cut_verdicts(weights_SG: np.ndarray, kept: int) -> list[str]:

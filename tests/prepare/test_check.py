@@ -88,7 +88,7 @@ def test_nothing_is_found_in_faultless_rows(tmp_path):
     assert (report.rows, report.distinct_queries, report.positives, report.negatives) == (20, 20, 20, 40)
     assert (report.fewest_negatives, report.most_negatives, report.without_negatives) == (2, 2, 0)
     assert report.lengths["query"].median == 4 and report.lengths["query"].cut is None
-    assert report.epochs == {"reference": 1.0, "weights": 1.0}  # 10 steps of 2 rows of 20
+    assert report.epochs == {"reference": 1.0}  # 10 steps of 2 rows of 20
     assert report.characters["query"] == 10 * 16 + 10 * 17
     assert report.samples[1] == ("where is river 1", "River 1 is in the north.", "Mountain 1 is high.")
 
@@ -122,7 +122,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("code", FAULTS)
 def test_a_planted_fault_is_found_at_its_place_and_nothing_else(tmp_path, code):
     changes, field = FAULTS[code]
-    sections = {"weights": {"passages_per_query": 3, "batch_size": 2, "steps": 10}} if code == "few-negatives" else {}
+    sections = {"reference": {"passages_per_query": 3, "batch_size": 2, "steps": 10}} if code == "few-negatives" else {}
     result = check_one(tmp_path, [row(i) if i != 7 else row(7, **changes) for i in range(20)], **sections)
     assert codes(result) == {code: 1}
     assert found(result, code) == [f"rivers.jsonl:8:{field}"]
@@ -203,7 +203,28 @@ def test_counts_stay_exact_when_findings_are_no_longer_kept(tmp_path, monkeypatc
 @pytest.mark.parametrize(("when", "expected"), [("never", {"no-negatives": 1}), ("missing", {}), ("always", {})])
 def test_rows_without_negatives_are_errors_where_nothing_mines_them(tmp_path, when, expected):
     rows = [row(i, negative_passages=[] if i == 4 else row(i)["negative_passages"]) for i in range(20)]
-    assert codes(check_one(tmp_path, rows, mining={"when": when})) == expected
+    write(tmp_path / "rivers.jsonl", rows)
+    write(tmp_path / "lakes.jsonl", [row(i) for i in range(40, 60)])
+    two = study(tmp_path, {name: f"{name}.jsonl" for name in ("rivers", "lakes")}, mining={"when": when})
+    result = check(two, processes=1)
+    assert codes(result) == expected
+    assert not expected or found(result, "no-negatives") == ["rivers.jsonl:5:negative"]
+
+
+def test_one_dataset_is_not_checked_for_weights_that_are_not_learned(tmp_path):
+    greedy = {"batch_size": 100, "passages_per_query": 9, "steps": 1000}
+    rows = [row(i, negative_passages=[] if i == 4 else row(i)["negative_passages"]) for i in range(20)]
+    never = {"when": "never"}
+    result = check_one(tmp_path, rows, weights=greedy, mining=never)
+    assert codes(result) == {} and list(result.datasets[0].epochs) == ["reference"]
+    own = {"datasets": {"rivers": {"path": "rivers.jsonl", "in_batch_negatives": False}}}
+    assert codes(check_one(tmp_path, rows, data=own, mining=never)) == {"no-negatives": 1}
+    write(tmp_path / "lakes.jsonl", [row(i) for i in range(40, 60)])
+    two = check(study(tmp_path, {n: f"{n}.jsonl" for n in ("rivers", "lakes")}, weights=greedy), processes=1)
+    for name, few in (("rivers", 19), ("lakes", 20)):
+        here = {code: number for (dataset, code), number in two.counts.items() if dataset == name}
+        assert here == {"small-dataset": 1, "many-epochs": 1, "few-negatives": few, "no-instruction": 1}
+    assert {finding.place for finding in two.findings} > {"weights.batch_size", "weights.steps"}
 
 
 def test_small_datasets_and_many_epochs(tmp_path):

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from tdro.report.charts import NARROW, WIDE, Axis, Row, heat, lines, rows, strips
+from tdro.report.axes import Axis
+from tdro.report.charts import NARROW, WIDE, Row, heat, lines, rows, strips
 
 
 def test_axes_place_their_ends_at_0_and_1_and_equal_ratios_at_equal_distances():
@@ -47,6 +48,20 @@ def test_rows_draw_marks_and_intervals_inside_the_picture(width):
     assert "one &amp; &lt;two&gt;" in drawing.body
     across = [float(x) for x in re.findall(r'class="mark m\d" d="M([\d.]+)', drawing.body)]
     assert all(0 <= x <= width for x in across)
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_marks_with_an_interval_each_stand_one_below_the_other_on_it(width):
+    ends = {"last": (1.0, 3.0), "mean": (1.5, 2.5)}
+    row = Row("one", {"last": 2.0, "mean": 2.0}, intervals=ends)
+    drawing = rows(
+        [row, Row("two", {"last": 1.0, "mean": 1.0}, intervals=ends)], Axis(0.0, 4.0), ("last", "mean"), width
+    )
+    lines_at = [float(y) for y in re.findall(r'class="interval" d="M[\d.]+ ([\d.]+)H', drawing.body)]
+    marks_at = sorted(float(y) for y in re.findall(r'class="mark m0" d="M[\d.]+ ([\d.]+)a', drawing.body))[1:]
+    assert len(lines_at) == 4 and lines_at[1] - lines_at[0] >= 8
+    assert marks_at == lines_at[::2]
+    assert lines_at[2] - lines_at[1] >= 12 and lines_at[-1] < drawing.height
 
 
 def test_heat_has_a_box_per_bin_and_strips_a_stroke_per_changed_query():

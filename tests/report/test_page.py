@@ -260,6 +260,25 @@ def test_confidence_is_the_share_of_resamples_and_intervals_say_which_weights_th
     assert "nq (75 %, 0.90 times" in words(section(report, "health"))
 
 
+def test_every_version_of_the_weights_is_shown_with_its_interval(tmp_path):
+    run = write_run(tmp_path / "run")
+    path = run / "weights" / "weights.json"
+    content = json.loads(path.read_text("utf-8"))
+    for dataset in content["diagnostics"]["datasets"].values():
+        dataset["intervals"] = {"last": [0.1, 0.9], "mean": [0.2, 0.8], "ema": [0.3, 0.7]}
+    path.write_text(json.dumps(content), "utf-8")
+    of = section(make_report(run), "weights")
+    found = table(of, "times even")
+    assert found.header == (
+        "dataset", "last step", "95 % interval (last step)", "mean", "95 % interval (mean)", "moving average",
+        "95 % interval (moving average)", "times even",
+    )  # fmt: skip
+    assert found.rows[0][2::2][:3] == ("0.100 to 0.900", "0.200 to 0.800", "0.300 to 0.700")
+    assert "Intervals: 95 %, from a bootstrap" in words(of)
+    drawn = next(b for b in of.blocks if isinstance(b, Figure) and b.title == "Learned weights").draw(880)
+    assert drawn.body.count('class="interval"') == 3 * 3 + 1  # and the legend's
+
+
 def test_measures_that_disagree_are_both_in_the_headline(tmp_path):
     run = write_run(tmp_path / "run", gain=0.05)
     for model, gain in (("reference", 0.0), ("robust", -0.1)):
@@ -314,7 +333,7 @@ def test_a_collapse_is_called_one(tmp_path):
     assert "Collapse: one dataset has 98 % of the weight" in words(section(make_report(run), "health"))
 
 
-def test_reference_losses_are_counted_from_the_table_or_the_journal(finished, tmp_path):
+def test_reference_losses_are_counted_from_a_table_or_the_journal(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     losses = {"dataset": ["nq", "quora", "nq", "nq", "nq"], "reference_loss": [0.0, 5.0, 0.0005, 0.2, float("nan")]}
@@ -322,13 +341,22 @@ def test_reference_losses_are_counted_from_the_table_or_the_journal(finished, tm
     title = "Reference losses of single queries"
     said = next(b for b in section(make_report(run), "losses").blocks if isinstance(b, Figure) and b.title == title)
     assert said.description.endswith("nq: 67 % below 0.001; quora: 0 % below 0.001.")
-    strip(run, "weights", "data", "evaluation")
-    step = {"event": "step", "stage": "weights", "time": 1.0, "step": 0, "steps": 9, "weights": [0.3, 0.3, 0.4],
-            "statistics": [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]] * 3, "groups": [0, 1, 0, 0],
-            "reference_losses": [0.0, 5.0, 0.0005, 0.2]}  # fmt: skip
-    (run / "events.jsonl").write_text(json.dumps(step) + "\n", "utf-8")
+    counts = {"dataset": ["nq", "nq", "quora", "quora"], "low": [0.0, 0.001] * 2, "queries": [2, 1, 0, 1]}
+    pq.write_table(pa.table(counts), run / "weights" / "histogram.parquet")
+    strip(run, "weights/losses.parquet")
     again = next(b for b in section(make_report(run), "losses").blocks if isinstance(b, Figure) and b.title == title)
     assert again.description == said.description
+    strip(run, "weights", "data", "evaluation")
+    step = {"event": "step", "stage": "weights", "time": 1.0, "step": 0, "steps": 9, "weights": [0.3, 0.3, 0.4],
+            "statistics": [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]] * 3}  # fmt: skip
+    histogram = {"reference_histogram": [[1, *[0] * 10], [*[0] * 9, 1, 0], [0] * 11]}
+    later = {"reference_histogram": [[0, 0, 0, 1, 0, 0, 1, *[0] * 4], [0] * 11, [0] * 11]}
+    lines = [json.dumps({**step, **histogram}), json.dumps({**step, "step": 1, **later})]
+    (run / "events.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    again = next(b for b in section(make_report(run), "losses").blocks if isinstance(b, Figure) and b.title == title)
+    assert again.description == said.description
+    (run / "events.jsonl").write_text("\n".join([json.dumps(step), lines[1]]) + "\n", "utf-8")  # half an old run
+    assert "No histogram of reference losses" in words(section(make_report(run), "losses"))
 
 
 def test_losses_plan_and_advice_have_their_numbers(finished):
@@ -355,16 +383,52 @@ def test_estimate_is_set_against_the_real_time(tmp_path):
     assert rows["weights"][-1] == "50 %"
 
 
+def costs(run: Path) -> dict[str, tuple[str, ...]]:
+    """Stage -> its real time, and that against the estimate."""
+    return {row[0]: row[3:] for row in table(section(make_report(run), "cost"), "estimated").rows}
+
+
 def test_a_part_of_the_time_is_not_set_against_the_estimate(tmp_path):
     run = write_run(tmp_path / "run")
-    stages = {"reference": {"seconds": 30}, "similarities": {"seconds": 20}, "weights": {"seconds": 120}}
+    stages = {"similarities": {"seconds": 20}, "weights": {"seconds": 120}}
     (run / "estimate.json").write_text(json.dumps({"stages": stages}), "utf-8")
-    events = (run / "events.jsonl").read_text("utf-8").replace('"from_step": 0', '"from_step": 9', 1)  # of reference
-    (run / "events.jsonl").write_text(events, "utf-8")
-    rows = {row[0]: row[3:] for row in table(section(make_report(run), "cost"), "estimated").rows}
-    assert rows["reference"] == ("1 min 0 s (last start)", NONE)
-    assert rows["similarities"] == ("not recorded", NONE)
-    assert rows["weights"] == ("1 min 0 s", "50 %")
+    events_before = (run / "events.jsonl").read_text("utf-8")
+    assert costs(run)["similarities"] == ("not recorded", NONE)
+    told = {"event": "similarities", "stage": "similarities", "time": 900.0, "seeds": [1]}
+
+    def after(*events: dict[str, object]) -> tuple[tuple[str, ...], str]:
+        lines = [json.dumps({**told, **event}) for event in events]
+        (run / "events.jsonl").write_text(events_before + "\n".join(lines) + "\n", "utf-8")
+        return costs(run)["similarities"], words(section(make_report(run), "cost"))
+
+    first = {"seconds": 4.0, "computed": 2, "kept": 0, "finished": False}
+    last = {"seconds": 6.0, "computed": 3, "kept": 2, "finished": True}
+    assert after(first)[0] == ("4 s (a part)", NONE) and "not finished" in after(first)[1]
+    assert after(first, last)[0] == ("10 s", "50 %")
+    assert after({**first, "seconds": 99.0}, first, last)[0] == ("10 s", "50 %")  # begun anew: another reference
+    assert after(first, last, {**last, "computed": 0, "kept": 5, "seconds": 0.0})[0] == ("10 s", "50 %")
+    assert after(last)[0] == ("6 s (a part)", NONE) and "in the cache before this run" in after(last)[1]
+    other_seed = {**first, "seeds": [2], "finished": True}
+    assert after(first, last, other_seed)[0] == ("14 s", "70 %")
+
+
+def test_a_stage_that_went_on_took_the_time_of_all_its_starts(tmp_path):
+    run = write_run(tmp_path / "run")
+    stages = {"reference": {"seconds": 200}, "weights": {"seconds": 120}}
+    (run / "estimate.json").write_text(json.dumps({"stages": stages}), "utf-8")
+
+    def event(kind: str, time: float, **more: object) -> dict[str, object]:
+        return {"event": kind, "stage": "reference", "time": time, "steps": 6, **more}
+
+    lost = [event("stage_started", 100.0, from_step=0), event("step", 150.0, step=0)]
+    first = [event("stage_started", 200.0, from_step=0), event("step", 210.0, step=0), event("step", 230.0, step=1)]
+    pause = [event("note", 5000.0, text="left out")]
+    second = [event("stage_started", 5001.0, from_step=2), event("step", 5041.0, step=2)]
+    third = [event("stage_started", 9000.0, from_step=3), event("stage_finished", 9060.0, seconds=80.0)]
+    lines = [json.dumps(one) for one in (*lost, *first, *pause, *second, *third)]
+    (run / "events.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    assert costs(run)["reference"] == ("2 min 30 s", "75 %")  # 30 and 40 seconds, and the 80 of the last start
+    assert "that of all starts together" in words(section(make_report(run), "cost"))
 
 
 def test_check_and_leaks_are_shown(tmp_path):
@@ -380,6 +444,11 @@ def test_check_and_leaks_are_shown(tmp_path):
     assert table(section(report, "data"), "finding").rows == (("error", "nq", "no-negatives", "7"),)
     assert table(section(report, "data"), "exact").rows == (("nq", "fiqa", "3", "0", "0", "10.00 %", "2"),)
     assert "3 training rows ask what the evaluation asks" in words(section(report, "verdict"))
+    assert "other data than the run" not in words(section(report, "data"))
+    other = check | {"datasets": [{"name": name} for name in ("nq", "quora", "pubmed")]}
+    (run / "data" / "check.json").write_text(json.dumps(other), "utf-8")
+    said = "The check was of other data than the run.', text='Only the check has pubmed; only the run has xsum."
+    assert said in words(section(make_report(run), "data"))
 
 
 def strip(run: Path, *gone: str) -> None:

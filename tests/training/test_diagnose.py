@@ -57,7 +57,7 @@ def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
     assert any("SUSPECTS" in sentence and told in sentence for sentence in sentences(found))
     assert found["datasets"]["bad"]["confidence"] == 1 and 0.5 <= found["datasets"]["good"]["confidence"] < 0.95
     assert any("more than four times" in sentence for sentence in sentences(found))  # 24 queries of 5 rows each
-    assert any(sentence.startswith("At the plan's cut, 1 datasets are kept") for sentence in sentences(found))
+    assert any(sentence.startswith("At the plan's cut, 1 dataset is kept") for sentence in sentences(found))
     whole = found | {"selects": False}  # as with robust.plan: reweight
     assert any(sentence.startswith("The plan keeps all datasets; cut at 2 of 3, 1") for sentence in sentences(whole))
 
@@ -81,7 +81,35 @@ def test_intervals_are_of_the_weights_that_are_handed_on(finished, version):
     found = diagnose(study, dict.fromkeys(names, 100), *steady_steps(study, names, [0.6, 0.3, 0.1]), {})
     for dataset in found["datasets"].values():  # the steps are alike, so that their order does not matter
         assert dataset["interval"] == pytest.approx([dataset["weight"]] * 2, rel=1e-9)
+        assert dataset["intervals"][version] == dataset["interval"] and len(dataset["intervals"]) == 3
     assert found["of"]["export"] == version
+
+
+def test_every_version_of_the_weights_has_an_interval_and_averages_move_less(finished):
+    run, _ = finished
+    names, study, random = (
+        ["a", "b", "c"],
+        with_options(run.study, weights={"step_size": 0.5}),
+        np.random.default_rng(0),
+    )
+    events, fresh, _ = steady_steps(study, names, [1.0, 1.0, 1.0])
+    for event in events:  # noise alone: only the order of the steps moves the weights
+        event["signal"] = random.normal(size=3).tolist()
+    found = diagnose(study, dict.fromkeys(names, 100), events, fresh, dict.fromkeys(names, 1 / 3), {})
+    for dataset in found["datasets"].values():
+        (low, high), (mean_low, mean_high) = (dataset["intervals"][version] for version in ("last", "mean"))
+        assert high - low > 0 and mean_high - mean_low < high - low
+        assert dataset["intervals"]["ema"] != dataset["intervals"]["last"]
+
+
+@pytest.mark.parametrize(("steps", "warmup", "told"), [(49, 0, False), (50, 0, True), (50, 50, False), (51, 50, True)])
+def test_nothing_is_said_of_settling_after_too_few_steps(finished, steps, warmup, told):
+    run, _ = finished
+    study = with_options(run.study, weights={"warmup_steps": warmup, "steps": steps})
+    found = diagnose(study, dict.fromkeys("abc", 100), *steady_steps(study, list("abc"), [1.0] * 3, steps), {})
+    said = " ".join(sentences(found))
+    assert ("They have settled" in said) == told
+    assert (f"Whether they settle cannot be told from {steps} steps." in said) == (not told)
 
 
 def with_options(study, **sections):
@@ -91,11 +119,11 @@ def with_options(study, **sections):
     )
 
 
-def steady_steps(study, names, signal):
-    """Ten steps with one signal: events, a fresh learner, and the weights that are handed on."""
+def steady_steps(study, names, signal, steps=10):
+    """Steps with one signal: events, a fresh learner, and the weights that are handed on."""
     learners = [WeightLearner(names, study.weights, make_rule(study.weights, dict.fromkeys(names, 9), 9)) for _ in "12"]
     sums, everywhere, events = [[4.0, 8.0, 4.0, 17.0, 4.5, 8.2, 0.0]] * 3, np.ones(3, bool), []
-    for step in range(10):
+    for step in range(steps):
         learners[0].weights = learners[0].moved(learners[0].weights, np.array(signal), step, everywhere)
         events.append({
             "step": step, "signal": signal, "weights": learners[0].weights.weights_G.tolist(), "statistics": sums,

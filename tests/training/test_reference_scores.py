@@ -215,6 +215,37 @@ def test_filling_that_was_stopped_goes_on_and_ends_bit_for_bit_the_same(tmp_path
     assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]] and files[0]
 
 
+@pytest.mark.parametrize("how", ["drawn", "all"])
+def test_the_journal_has_the_time_of_the_similarities_and_what_was_there_before(tmp_path, monkeypatch, how):
+    held_out = {"held_out_share": 0.25, "held_out_every": 2}  # of all, the second file of a dataset is the first
+
+    def told(output: str) -> list[tuple[int, int, bool]]:
+        study = tiny_study(tmp_path, "static", weights={"reference_similarities": how, **held_out})
+        run = Run(study.model_copy(update={"output": str(tmp_path / output)}))
+        run_study(run, "weights")
+        events = list(run.journal.read("similarities", "similarities"))
+        assert all(event["seconds"] >= 0 and event["seeds"] == [42] for event in events)
+        return [(event["computed"], event["kept"], event["finished"]) for event in events]
+
+    units = 6 + 3 if how == "drawn" else 3  # steps and looks at held-out rows; or datasets, each of one unit
+    assert told("first") == [(units, 0, True)]
+    assert told("second") == [(0, units, True)]
+    monkeypatch.setenv("TDRO_CACHE", str(tmp_path / "another"))
+    real, calls = reference_scores.similarities_of_all, []
+
+    def stop_at_third(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_scores, "similarities_of_all", stop_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            told("stopped")
+    assert told("stopped") == [(2, 0, False), (units - 2, 2, True)]
+
+
 def test_another_reference_or_instruction_has_its_own_file(tmp_path):
     def folders() -> int:
         return len(list((reference_scores.cache_folder() / "similarities").iterdir()))

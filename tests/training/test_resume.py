@@ -33,7 +33,7 @@ def outcome(run: Run) -> dict[str, object]:
             for path in sorted((run.folder / name / "model").rglob("*.safetensors"))
         }
     found["weights"] = json.loads((run.folder / "weights" / "weights.json").read_text())
-    for table in ("trajectory", "statistics"):
+    for table in ("trajectory", "statistics", "histogram"):
         found[table] = pq.read_table(run.folder / "weights" / f"{table}.parquet").to_pydict()
     found["scores"] = json.loads((run.folder / "evaluation" / "summary.json").read_text())
     return found

@@ -98,6 +98,59 @@ def test_held_out_losses_move_the_weights_where_asked_and_replay_alike(tmp_path,
     assert other != pytest.approx(weights, rel=1e-6)
 
 
+def test_reference_losses_are_counted_over_all_steps_without_being_kept(tmp_path):
+    kept = Run(tiny_study(tmp_path, "static", weights={"keep_losses": True}))
+    run_study(kept, "weights")
+    losses = pq.read_table(kept.folder / "weights" / "losses.parquet").to_pandas()
+    counts = pq.read_table(kept.folder / "weights" / "histogram.parquet").to_pandas()
+    assert counts["queries"].sum() == len(losses) == 6 * 8
+    for name in ("one", "two", "three"):
+        mine, of = counts[counts["dataset"] == name], losses[losses["dataset"] == name]["reference_loss"]
+        ends = [*mine["low"].iloc[1:], np.inf]
+        expected = [((of >= low) & (of < high)).sum() for low, high in zip(mine["low"], ends, strict=True)]
+        assert mine["queries"].tolist() == expected
+    run_study(Run(tiny_study(tmp_path, "static")), "weights")  # the same folder, and the losses are kept no more
+    assert not (kept.folder / "weights" / "losses.parquet").exists()
+    assert pq.read_table(kept.folder / "weights" / "histogram.parquet").to_pandas().equals(counts)
+
+
+def test_steps_that_were_not_counted_give_no_histogram(tmp_path, monkeypatch):
+    run = Run(tiny_study(tmp_path, "static"))
+    real = run.journal.read
+
+    def read(event, stage):
+        for record in real(event, stage):
+            if record.get("step") == 0:
+                record.pop("reference_histogram")  # as a step of an earlier version
+            yield record
+
+    monkeypatch.setattr(run.journal, "read", read)
+    run_study(run, "weights")
+    assert (run.folder / "weights" / "statistics.parquet").exists()
+    assert not (run.folder / "weights" / "histogram.parquet").exists()
+
+
+def test_other_weights_are_handed_on_without_learning_again(tmp_path):
+    study = tiny_study(tmp_path, "static", evaluation={"tasks": {}}, robust={"plan": "reweight"})
+    run_study(Run(study))
+    path, events = study.run_folder / "weights" / "weights.json", []
+    before = json.loads(path.read_text())
+    assert before["domain_weights"] == before["last"] != before["mean"]
+    mean = study.model_copy(update={"weights": study.weights.model_copy(update={"export": "mean"})})
+    run_study(Run(mean, events.append))
+    assert {event["stage"] for event in events if event["event"] == "step"} == {"robust"}  # the plan is another
+    after = json.loads(path.read_text())
+    assert after["domain_weights"] == read_weights(path) == before["mean"]
+    assert {v: after[v] for v in ("last", "mean", "ema", "size")} == {
+        v: before[v] for v in ("last", "mean", "ema", "size")
+    }
+    for name, dataset in after["diagnostics"]["datasets"].items():
+        assert dataset["weight"] == before["mean"][name]
+        assert dataset["interval"] == dataset["intervals"]["mean"]
+        assert dataset["intervals"] == before["diagnostics"]["datasets"][name]["intervals"]
+    assert set(after) == set(before)
+
+
 def test_held_out_signal_needs_held_out_rows():
     with pytest.raises(ValueError, match="held_out_share"):
         Study.model_validate(

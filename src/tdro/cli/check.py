@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +86,7 @@ def command(arguments: list[str]) -> int:
     parsed = parse(Arguments, f"tdro check {path}", arguments[1:], Arguments(load_study(path)))
     study = parsed.study
 
-    from tdro.files import write_json, write_text
+    from tdro.files import write_text
     from tdro.prepare.card import card_of
     from tdro.prepare.check import check
 
@@ -99,13 +99,46 @@ def command(arguments: list[str]) -> int:
         print("interrupted; there is no result", file=sys.stderr)
         return 130
     print_result(result, console)
-    out = Path(parsed.out) if parsed.out else study.run_folder / "data" / "check.json"
-    write_json(out, result.as_dict())
-    console.print(f"everything is in {out}", markup=False)
+    _keep(study, result, Path(parsed.out) if parsed.out else None, console)
     if parsed.card:
         write_text(Path(parsed.card), card_of(result))
         console.print(f"data card in {parsed.card}", markup=False)
     return 1 if result.total("error") else 0
+
+
+def _keep(study: Study, result: "CheckResult", given: Path | None, console: Console) -> None:
+    """Write the whole result, where not told otherwise into the run folder, unless that is of a run with other data."""
+    from tdro.files import read_json, write_json
+
+    out, mine = given or study.run_folder / "data" / "check.json", _files(study)
+    if given is None:
+        with suppress(ConfigError):  # nothing has run there, or what has cannot be read
+            ran = _files(load_study(study.run_folder / "resolved.yaml"))
+            if ran != mine:
+                what = f"{study.run_folder} has a run of other data ({_difference(ran, mine)})"
+                do = f"give this study a name or output of its own, or use --out {out} to keep it there all the same"
+                console.print(f"the result is not kept: {what}; {do}", markup=False)
+                return
+        with suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
+            before = {report["name"]: report["paths"] for report in read_json(out)["datasets"]}
+            if before != mine:
+                what = f"note: this takes the place of a check of other data ({_difference(before, mine)})"
+                console.print(f"{what}; another study of this name needs an output of its own", markup=False)
+    write_json(out, result.as_dict())
+    console.print(f"everything is in {out}", markup=False)
+
+
+def _files(study: Study) -> dict[str, list[str]]:
+    """Dataset -> its files and folders."""
+    return {name: [str(path) for path in study.files_of(name)] for name in study.data.datasets}
+
+
+def _difference(before: dict[str, list[str]], now: dict[str, list[str]]) -> str:
+    """Name the datasets of which only one side knows, or knows other files."""
+    gone, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
+    moved = [name for name in now if name in before and now[name] != before[name]]
+    kinds = {"only there": gone, "only here": new, "other files": moved}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in kinds.items() if names)
 
 
 def _find_tokenizer(study: Study, console: Console) -> Path | None:
@@ -153,7 +186,8 @@ def print_result(result: "CheckResult", console: Console) -> None:
             f"passages dropped, {copy.changed:,} rows changed",
             markup=False,
         )
-    totals = ", ".join(f"{result.total(level):,} {level}s" for level in ("error", "warning", "note"))
+    counts = {"error": result.total("error"), "warning": result.total("warning"), "note": result.total("note")}
+    totals = ", ".join(f"{count:,} {level}{'' if count == 1 else 's'}" for level, count in counts.items())
     console.print(f"{sum(report.rows for report in result.datasets):,} rows: {totals}")
 
 
@@ -167,14 +201,15 @@ def _grid(title: str, *columns: str) -> Table:
 
 def _size_table(result: "CheckResult") -> Table:
     """Sizes and epochs."""
+    stages = list(dict.fromkeys(stage for report in result.datasets for stage in report.epochs))
     table = _grid(
         "Sizes", "dataset", "layout", "rows", "cannot be used", "distinct queries", "positives/row", "negatives/row",
-        "without negatives", "epochs reference", "epochs weights",
+        "without negatives", *(f"epochs {stage}" for stage in stages),
     )  # fmt: skip
     for report in result.datasets:
         rows = report.rows
         per_row = [f"{n / rows:.2f}" if rows else "" for n in (report.positives, report.negatives)]
-        epochs = [f"{report.epochs[stage]:.2f}" if report.epochs else "" for stage in ("reference", "weights")]
+        epochs = [f"{report.epochs[stage]:.2f}" if report.epochs else "" for stage in stages]
         counts = [f"{n:,}" for n in (rows, report.bad_rows, report.distinct_queries)]
         layout = " + ".join(dict.fromkeys(report.layouts.values()))
         table.add_row(report.name, layout, *counts, *per_row, f"{report.without_negatives:,}", *epochs)

@@ -73,8 +73,7 @@ def replay_resampled(
     present_TG: np.ndarray,
     order_ST: np.ndarray,
     step_T: Sequence[int],
-    version: Version = "last",
-) -> np.ndarray:
+) -> dict[Version, np.ndarray]:
     """Learn final weights again from resampled steps: a bootstrap of what the luck of the batches did.
 
     Args:
@@ -84,18 +83,21 @@ def replay_resampled(
         present_TG: bool, which groups had examples.
         order_ST: int, for each of S resamples which of the T signals to use, in order.
         step_T: The steps at which the weights move.
-        version: Of the weights: the last ones, their mean over the steps, or their moving average.
 
     Returns:
-        [S, G] final weights of that version.
+        [S, G] final weights of each version: the last ones, their mean over the steps, and their moving average.
     """
     finals = []
     for order_T in order_ST:
         state = start
         for step, source in zip(step_T, order_T, strict=True):
             state = move(state, signal_TG[source], step, present_TG[source])
-        finals.append({"last": state.weights_G, "mean": state.mean_G, "ema": state.ema_G}[version])
-    return np.array(finals)
+        finals.append(state)
+    return {
+        "last": np.array([state.weights_G for state in finals]),
+        "mean": np.array([state.mean_G for state in finals]),
+        "ema": np.array([state.ema_G for state in finals]),
+    }
 
 
 def kept_shares(weights_SG: np.ndarray, kept: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from tdro.files import cache_folder
 from tdro.instructions import known_instruction
 from tdro.prepare.columns import Column
 from tdro.prepare.dataset_report import ROLES, DatasetReport, Role
+from tdro.prepare.demands import needs_negatives, training_sections, wanted_negatives
 from tdro.prepare.findings import KEPT, Findings
 from tdro.prepare.odd_texts import oddities
 from tdro.prepare.profile import SAMPLE, Lengths, Sample, languages, measure
@@ -59,11 +60,6 @@ def instruction_of(study: Study, name: str) -> tuple[str, str]:
     if options.instruction or study.data.instructions == "auto":
         return options.instruction or known, ""
     return "", known
-
-
-def needs_negatives(study: Study) -> bool:
-    """Whether every row must bring a negative, because none is mined and stage 1 refuses rows without."""
-    return study.mining.when == "never"
 
 
 def check_dataset(
@@ -126,9 +122,8 @@ class _Found:
         self.options: DatasetConfig = self.study.data.datasets[self.name]
         self.texts = {role: Sample(SAMPLE, self.study.seed, self.name, role) for role in ROLES}
         self.characters = dict.fromkeys(ROLES, 0)
-        passages = max(self.study.reference.passages_per_query, self.study.weights.passages_per_query)
-        self.wanted = 0 if self.study.mining.when == "always" else passages - 1
-        self.needs_negatives = needs_negatives(self.study)
+        self.wanted = wanted_negatives(self.study)
+        self.needs_negatives = needs_negatives(self.study, self.name)
         self.repeated_rows = np.empty(0, np.int64)
 
     def refuse(self, place: str, problem: DataError, code: str) -> None:
@@ -306,10 +301,8 @@ class _Found:
         if not used:
             return {}
         epochs = {}
-        for stage, config, batch in (
-            ("reference", study.reference, study.reference.batch_size),
-            ("weights", study.weights, -(-study.weights.batch_size // groups)),
-        ):
+        for stage, config in training_sections(study).items():
+            batch = config.batch_size if stage == "reference" else -(-config.batch_size // groups)
             epochs[stage] = round(config.steps * config.batch_size / groups / used, 3)
             if used < batch:
                 saw = f"{used} rows; a {stage} batch takes {batch}"

@@ -20,7 +20,8 @@ from tdro.data.sources import find_source
 from tdro.data.text_files import open_lookup
 from tdro.errors import DataError
 from tdro.files import cache_folder
-from tdro.prepare.check_dataset import TICK, needs_negatives, positives_among
+from tdro.prepare.check_dataset import TICK, positives_among
+from tdro.prepare.demands import needs_negatives
 from tdro.prepare.findings import KINDS
 from tdro.prepare.repeats import hash_text
 
@@ -84,7 +85,7 @@ class _Repair:
         self.dropped_rows = self.dropped_passages = self.changed = 0
         self._lookup = lookup
         self._study, self._name, self._file, self._tick = study, name, file, tick
-        self._needs_negatives = needs_negatives(study)
+        self._needs_negatives = needs_negatives(study, name)
 
     def rows(self, repeated_rows: np.ndarray) -> Iterator[Row]:
         """Yield the rows that are kept."""

@@ -5,11 +5,12 @@ Colours, strokes and fonts come from the page's style sheet by class, so that da
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from itertools import accumulate
 from unicodedata import east_asian_width
 
+from tdro.report.axes import Axis
 from tdro.report.words import MINUS
 
 WIDE, NARROW = 880, 340
@@ -17,7 +18,7 @@ WIDE, NARROW = 880, 340
 COLOURS = 7
 """How many series the style sheet tells apart, by colour and dashes."""
 
-_ROW, _TOP, _BOTTOM = 24, 8, 26
+_ROW, _TOP, _BOTTOM, _APART = 24, 8, 26, 10
 _LETTER, _WIDE_LETTER = 7.4, 13.0  # pixels; wide ones are Han characters, kana, Hangul and the like
 _LONGEST = 240  # pixels of the longest label
 
@@ -32,64 +33,14 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
-    """Where values lie between the ends of a chart.
-
-    Attributes:
-        low: Value at the beginning.
-        high: Value at the end, above `low`.
-        log: Whether the axis is logarithmic.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-
-    @classmethod
-    def around(cls, values: Sequence[float], log: bool = False) -> "Axis":
-        """Make an axis with some room around values; of a logarithmic one, values above 0 count."""
-        usable = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
-        low, high = (min(usable), max(usable)) if usable else (1.0, 1.0)
-        if log:
-            room = max((high / low) ** 0.06, 1.1)
-            return cls(low / room, high * room, True)
-        room = 0.06 * (high - low) or abs(high) or 1.0
-        return cls(low - room, high + room)
-
-    def at(self, value: float) -> float:
-        """Place a value between 0 and 1; what lies outside, or is no number, is put on the edge."""
-        if math.isnan(value):
-            return 0.0
-        if self.log:
-            place = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
-        else:
-            place = (value - self.low) / (self.high - self.low)
-        return min(max(place, 0.0), 1.0)
-
-    def ticks(self, most: int = 7) -> list[float]:
-        """Choose round values to label, about so many at most."""
-        if self.log and self.high / self.low > 3:  # else equal steps are as readable
-            first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-            for factors in (range(1, 10), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-                found = [f * 10.0**e for e in range(first, last + 1) for f in factors]
-                found = [value for value in found if self.low <= value <= self.high]
-                if len(found) <= most:
-                    return found
-            return found[:: -(-len(found) // most)]
-        rough = (self.high - self.low) / most
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * f for f in (1, 2, 5, 10) if unit * f >= rough)
-        return [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """A labelled line of a row chart: marks by their kind, and an interval."""
+    """A labelled line of a row chart: marks by their kind, and one interval, or one per kind."""
 
     label: str
     marks: Mapping[str, float]
     interval: tuple[float, float] | None = None
     bold: bool = False
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def lines(
@@ -141,7 +92,9 @@ def rows(
     table: Sequence[Row], axis: Axis, kinds: Sequence[str], width: int,
     line: tuple[float, str] | None = None, unit: str = "", interval: str = "95 % interval",
 ) -> Drawing:  # fmt: skip
-    """Draw a labelled row of marks, and of an interval where there is one, for each entry of a table.
+    """Draw a labelled row of marks, and of their interval, for each entry of a table.
+
+    Where each kind has its own interval, the marks of a row stand one below the other.
 
     Args:
         table: From top to bottom.
@@ -152,8 +105,10 @@ def rows(
         unit: Of the values.
         interval: What the intervals are.
     """
-    frame = _Frame.of([row.label for row in table], width)
-    legend = _legend(kinds, interval if any(row.interval for row in table) else "", width)
+    apart = _APART if any(row.intervals for row in table) else 0
+    lift = apart * (len(kinds) - 1) // 2
+    frame = _Frame.of([row.label for row in table], width, 2 * lift)
+    legend = _legend(kinds, interval if any(row.interval or row.intervals for row in table) else "", width)
     top, height = legend.height, legend.height + frame.row * len(table) + _BOTTOM + (14 if unit or line else 0)
     bottom = top + frame.row * len(table)
     body = [legend.body, _grid_down(axis, frame, top, bottom)]
@@ -164,14 +119,19 @@ def rows(
     if said:
         body.append(f'<text class="tick" x="{width - 8}" y="{height - 4}" text-anchor="end">{escape(said)}</text>')
     for number, row in enumerate(table):
-        y = top + frame.row * number + (frame.row - 11 if frame.above else frame.row / 2)
-        body.append(frame.name(row.label, y, row.bold))
-        if row.interval:
-            ends = [frame.x(axis.at(end)) for end in row.interval]
-            body.append(f'<path class="interval" d="M{ends[0]:.1f} {y:.1f}H{ends[1]:.1f}"/>')
+        first = top + frame.row * number + (frame.row - 11 - 2 * lift if frame.above else frame.row / 2 - lift)
+        body.append(frame.name(row.label, first + (0 if frame.above else lift), row.bold))
+        for ends, place in [
+            (row.interval, first),
+            *((row.intervals.get(k), first + apart * i) for i, k in enumerate(kinds)),
+        ]:
+            if ends is not None:
+                low, high = (frame.x(axis.at(end)) for end in ends)
+                body.append(f'<path class="interval" d="M{low:.1f} {place:.1f}H{high:.1f}"/>')
         for kind, value in reversed(list(row.marks.items())):
             if math.isfinite(value):
-                body.append(_mark(kinds.index(kind), frame.x(axis.at(value)), y))
+                k = kinds.index(kind)
+                body.append(_mark(k, frame.x(axis.at(value)), first + apart * k))
     return Drawing(width, height, "".join(body))
 
 
@@ -237,12 +197,12 @@ class _Frame:
     above: bool
 
     @classmethod
-    def of(cls, labels: Sequence[str], width: int) -> "_Frame":
-        """Make room for labels."""
+    def of(cls, labels: Sequence[str], width: int, more: int = 0) -> "_Frame":
+        """Make room for labels; rows may be some pixels higher."""
         if width < 500:
-            return cls(10, width - 14, 38, True)
+            return cls(10, width - 14, 38 + more, True)
         longest = max((sum(map(_pixels, label)) for label in labels), default=0.0)
-        return cls(int(min(longest, _LONGEST)) + 20, width - 24, _ROW, False)
+        return cls(int(min(longest, _LONGEST)) + 20, width - 24, _ROW + more, False)
 
     @property
     def inner(self) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 from tdro.report.document import Block, Bullets, Fold, Note, Section, Table, Text
 from tdro.report.reading import RunFiles
-from tdro.report.words import noun, number, percent, shorten
+from tdro.report.words import listed, noun, number, percent, shorten
 
 FINDINGS = 50
 """Findings of the check that are shown."""
@@ -16,7 +16,8 @@ _LEAK_LEVELS = ("exact", "near", "simhash-k2")
 
 def data_section(run: RunFiles) -> Section:
     """Show what was found in the training data."""
-    blocks = [*_check(run.json("data/check.json")), *_leaks(run), *_negatives(run)]
+    check = run.json("data/check.json")
+    blocks = [*_check(check), *_of_other_data(run, check), *_leaks(run), *_negatives(run)]
     return Section("data", "Data: check and leaks", tuple(blocks))
 
 
@@ -40,6 +41,17 @@ def _check(check: dict[str, Any]) -> list[Block]:
         )
         blocks.append(Table(("level", "dataset", "finding", "count"), table, caption, ("dataset", "finding")))
     return blocks
+
+
+def _of_other_data(run: RunFiles, check: dict[str, Any]) -> list[Block]:
+    """Say so where the check was of other datasets than the run's."""
+    ran, checked = run.setting("data.datasets"), [report["name"] for report in check.get("datasets", ())]
+    if not ran or not checked or set(ran) == set(checked):
+        return []
+    gone, new = [name for name in checked if name not in ran], [name for name in ran if name not in checked]
+    kinds = {"only the check has": gone, "only the run has": new}
+    said = "; ".join(f"{what} {listed(names)}" for what, names in kinds.items() if names)
+    return [Note("warning", "The check was of other data than the run.", f"{said[0].upper()}{said[1:]}.")]
 
 
 def _leaks(run: RunFiles) -> list[Block]:

@@ -1,22 +1,17 @@
 """Losses of proxy and reference: what moved the weights."""
 
 import math
-from typing import TYPE_CHECKING
 
-from tdro.report.charts import Axis, Drawing, Row, heat, rows
+from tdro.report.axes import Axis
+from tdro.report.charts import Drawing, Row, heat, rows
 from tdro.report.document import Block, Figure, Note, Section, Table, Text
 from tdro.report.reading import COLUMNS, Learning, RunFiles
 from tdro.report.weights import left_out, picked
 from tdro.report.words import NONE, noun, number
 
-if TYPE_CHECKING:
-    import numpy as np
-
-BINS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0, 10.0)
-"""Edges of the histogram, in nats; below the first and above the last there is one more bin each."""
-
 ENOUGH_QUERIES = 800
 """Queries from which on the interval of a ratio was measured to hold."""
+_SMALL = 1e-3  # nats, below which the picture's words count queries
 _LEAST = 1e-6  # smallest loss on a logarithmic axis
 
 
@@ -108,21 +103,21 @@ def _tick(loss: float) -> str:
 
 def _histogram(run: RunFiles, names: list[str]) -> list[Block]:
     """Show how the reference's losses are spread over the queries; datasets in the order of `names`."""
-    losses = _reference_losses(run)
-    if not losses:
-        text = (
-            "This run kept no losses of single queries; weights.keep_losses: true keeps them, and they are shown here."
-        )
+    lows, counts = _reference_counts(run)
+    shares = {
+        name: [count / sum(counts[name]) for count in counts[name]] for name in names if any(counts.get(name, ()))
+    }
+    if not shares:
+        text = "An earlier version of tdro made this run, which counted them only where weights.keep_losses was true."
         return [Note("note", "No histogram of reference losses.", text)]
-    shares = {name: _binned(losses[name]) for name in names if name in losses}
     shown = picked(list(shares))
-    labels = ["0", *(_tick(edge) for edge in BINS)]
+    small = sum(low < _SMALL for low in lows)
     figure = Figure(
         "Reference losses of single queries",
         "Share of each dataset's queries per range of the loss, the darkest range of a row being its most frequent. "
-        + "; ".join(f"{name}: {100 * sum(shares[name][:4]):.0f} % below 0.001" for name in shown[:8])
+        + "; ".join(f"{name}: {100 * sum(shares[name][:small]):.0f} % below {_SMALL:g}" for name in shown[:8])
         + ".",
-        lambda width: heat({name: shares[name] for name in shown}, labels, width),
+        lambda width: heat({name: shares[name] for name in shown}, [_tick(low) for low in lows], width),
     )
     said = (
         "Each box begins at the loss (in nats) written below it. Much near 0: the reference has little left to learn "
@@ -131,25 +126,29 @@ def _histogram(run: RunFiles, names: list[str]) -> list[Block]:
     return [figure, Text(said)]
 
 
-def _reference_losses(run: RunFiles) -> "dict[str, np.ndarray]":
-    """Collect the reference's losses by dataset: from the table or, before the stage has ended, from the journal."""
+def _reference_counts(run: RunFiles) -> tuple[list[float], dict[str, list[int]]]:
+    """Return where the bins of the reference's losses begin, and how many queries of each dataset are in them.
+
+    They are in a table or, before the stage has ended, in the steps of the journal; runs of an earlier version may have
+    a table of single losses.
+    """
     import numpy as np
 
-    table = run.table("weights/losses.parquet")
+    from tdro.core.histogram import EDGES, loss_histogram
+
+    table = run.table("weights/histogram.parquet")
     if table is not None:
-        datasets, losses_N = table["dataset"].combine_chunks().dictionary_encode(), table["reference_loss"].to_numpy()
+        found: dict[str, list[int]] = {}
+        for row in table.to_pylist():
+            found.setdefault(row["dataset"], []).append(row["queries"])
+        return list(dict.fromkeys(table["low"].to_pylist())), found
+    lows, names, losses = [0.0, *EDGES], list(run.setting("data.datasets", {})), run.table("weights/losses.parquet")
+    if losses is not None:
+        datasets = losses["dataset"].combine_chunks().dictionary_encode()
         names, group_N = datasets.dictionary.to_pylist(), datasets.indices.to_numpy()
+        counts_GK = loss_histogram(losses["reference_loss"].to_numpy(), group_N, len(names))
     else:
-        names, events = list(run.setting("data.datasets", {})), run.journal.learning_steps
-        group_N = np.array([group for event in events for group in event.get("groups", ())], np.int64)
-        losses_N = np.array([loss for event in events for loss in event.get("reference_losses", ())], np.float64)
-    return {name: losses_N[group_N == g] for g, name in enumerate(names) if (group_N == g).any()}
-
-
-def _binned(losses_N: "np.ndarray") -> list[float]:
-    """Count shares per bin; losses that are not finite belong to none."""
-    import numpy as np
-
-    finite_N = losses_N[np.isfinite(losses_N)]
-    counts = np.bincount(np.searchsorted(BINS, finite_N, side="right"), minlength=len(BINS) + 1)
-    return [float(share) for share in counts / max(len(finite_N), 1)]
+        events = run.journal.learning_steps
+        steps = [event["reference_histogram"] for event in events if "reference_histogram" in event]
+        counts_GK = np.sum(steps, axis=0) if steps and len(steps) == len(events) else np.zeros((0, len(lows)))
+    return lows, dict(zip(names, counts_GK.tolist(), strict=False))

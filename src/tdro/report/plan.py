@@ -3,7 +3,8 @@
 from typing import Any
 
 from tdro.report import charts
-from tdro.report.charts import Axis, Drawing, Row
+from tdro.report.axes import Axis
+from tdro.report.charts import Drawing, Row
 from tdro.report.document import Block, Figure, Note, Section, Table, Text
 from tdro.report.health import MANY_EPOCHS, noise_suspects
 from tdro.report.reading import Planned, RunFiles

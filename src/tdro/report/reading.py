@@ -189,12 +189,27 @@ class RunFiles:
         return found if found is not None and len(found.steps) else None
 
 
+@dataclass(slots=True)
+class _Starts:
+    """How long a stage ran before it was started for the last time, from the times of its starts and steps."""
+
+    began: float = 0.0
+    seen: float = 0.0
+    earlier: float = 0.0
+
+    def begin(self, time: float, goes_on: bool) -> None:
+        """Note a start: one that goes on keeps the time of those before it."""
+        self.earlier = self.earlier + max(self.seen - self.began, 0.0) if goes_on and self.began else 0.0
+        self.began = time
+
+
 @dataclass(eq=False)
 class Journal:
     """What happened in a run, without the numbers of the steps.
 
     Attributes:
-        events: All but steps, oldest first.
+        events: All but steps, oldest first; a `stage_finished` has, as `earlier`, the seconds of the starts before the
+            last one that it went on from, up to the steps that were kept.
         reached: Stage -> (steps done, steps to do).
         learning_steps: Steps of the weights stage, kept only while its tables are not written.
         last: Time of the last event.
@@ -204,6 +219,7 @@ class Journal:
     reached: dict[str, tuple[int, int]] = field(default_factory=dict)
     learning_steps: list[Event] = field(default_factory=list)
     last: float = 0.0
+    _starts: dict[str, "_Starts"] = field(default_factory=dict)
 
     @classmethod
     def read(cls, run: RunFiles) -> "Journal":
@@ -225,7 +241,13 @@ class Journal:
         """Take up one event."""
         stage, kind = str(event["stage"]), event["event"]
         self.last = max(self.last, float(event["time"]))
+        starts = self._starts.setdefault(stage, _Starts())
+        if kind == "stage_started":
+            starts.begin(float(event["time"]), event.get("from_step", 0) > 0)
+        elif kind == "stage_finished":
+            event["earlier"] = starts.earlier
         if kind == "step":
+            starts.seen = float(event["time"])
             self.reached[stage] = (int(event["step"]) + 1, int(event["steps"]))
             if keeps and stage == "weights":
                 self.learning_steps.append(event)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tdro.errors import TdroError
-from tdro.report.charts import Axis, Drawing, Row, rows, strips
+from tdro.report.axes import Axis
+from tdro.report.charts import Drawing, Row, rows, strips
 from tdro.report.document import Block, Bullets, Figure, Fold, Note, Passage, Query, Section, Table, Text
 from tdro.report.reading import RunFiles
 from tdro.report.words import MINUS, NONE, listed, measure_name, noun, number, p_value, points, shorten

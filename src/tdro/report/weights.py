@@ -3,7 +3,8 @@
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-from tdro.report.charts import COLOURS, Axis, Drawing, Row, lines, rows
+from tdro.report.axes import Axis
+from tdro.report.charts import COLOURS, Drawing, Row, lines, rows
 from tdro.report.document import Block, Figure, Note, Section, Table, Text
 from tdro.report.reading import Learning, RunFiles
 from tdro.report.words import NONE, listed, noun, number
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _T = TypeVar("_T")
+_Ends = tuple[float, float]
 
 MOST = 40
 """Datasets in a picture; where there are more, the largest and the smallest weights."""
@@ -73,14 +75,14 @@ def _final(run: RunFiles) -> list[Block]:
     """Show where the weights ended."""
     versions = {words: run.weights[key] for key, words in VERSIONS.items() if key in run.weights}
     last, handed = versions[VERSIONS["last"]], handed_on(run)
-    intervals = intervals_of(run)
+    intervals = {words: ends for words, ends in _all_intervals(run).items() if words in versions}
     ranked = sorted(last, key=lambda name: (-last[name], name))
     shown = picked(ranked)
     even = 1 / len(last)
     exported = VERSIONS.get(str(run.setting("weights.export", "last")), "last step")
-    whose = interval_version(run)
     positive = [_positive(value) for values in versions.values() for value in values.values()]
-    axis = Axis.around([even, *positive, *(_positive(end) for ends in intervals.values() for end in ends)], log=True)
+    ends = [_positive(end) for of in intervals.values() for both in of.values() for end in both]
+    axis = Axis.around([even, *positive, *ends], log=True)
     figure = Figure(
         "Learned weights",
         f"Last, mean and moving average of each weight, on a logarithmic axis; even would be {number(even)}. "
@@ -88,23 +90,22 @@ def _final(run: RunFiles) -> list[Block]:
         + ("." if len(shown) <= 10 else "; the table has all."),
         lambda width: _final_chart(versions, shown, intervals, axis, even, width),
     )
+    whose = "" if len(intervals) == len(versions) else f", of the {listed(intervals)}"
     heard = (
-        f"Intervals: 95 %, of the {whose}, from a bootstrap over the steps. They hold for the luck of the batches, not "
-        "for other seeds."
+        f"Intervals: 95 %{whose}, from a bootstrap over the steps. They hold for the luck of the batches, not for "
+        "other seeds."
     )
     if not intervals:
         heard = "This run recorded no intervals of the weights."
+    columns = {}
+    for words, values in versions.items():
+        columns[words] = {name: number(values.get(name)) for name in ranked}
+        if of := intervals.get(words):
+            columns[f"95 % interval ({words})"] = {name: " to ".join(map(number, of[name])) for name in of}
+    columns["times even"] = {name: number(handed.get(name, last[name]) / even) for name in ranked}
     table = Table(
-        ("dataset", *versions, f"95 % interval ({whose})", "times even"),
-        tuple(
-            (
-                name,
-                *(number(values.get(name)) for values in versions.values()),
-                " to ".join(number(end) for end in intervals[name]) if name in intervals else NONE,
-                number(handed.get(name, last[name]) / even),
-            )
-            for name in ranked
-        ),
+        ("dataset", *columns),
+        tuple((name, *(cells.get(name, NONE) for cells in columns.values())) for name in ranked),
         f"The weights that are handed on are those called {exported} (weights.export); times even is of them.",
     )
     return [figure, Text(heard + left_out(len(ranked)) + _seeds(run)), table]
@@ -112,11 +113,15 @@ def _final(run: RunFiles) -> list[Block]:
 
 def _final_chart(
     versions: "Mapping[str, Mapping[str, float]]", shown: "Sequence[str]",
-    intervals: "Mapping[str, tuple[float, float]]", axis: Axis, even: float, width: int,
+    intervals: "Mapping[str, Mapping[str, _Ends]]", axis: Axis, even: float, width: int,
 ) -> Drawing:  # fmt: skip
     """Draw the versions of each weight."""
     table = [
-        Row(name, {kind: values.get(name, math.nan) for kind, values in versions.items()}, intervals.get(name))
+        Row(
+            name,
+            {kind: values.get(name, math.nan) for kind, values in versions.items()},
+            intervals={kind: ends[name] for kind, ends in intervals.items() if name in ends},
+        )
         for name in shown
     ]
     return rows(table, axis, tuple(versions), width, (even, "even"), "weight")
@@ -132,10 +137,21 @@ def interval_version(run: RunFiles) -> str:
     return VERSIONS.get(str((run.diagnostics.get("of") or {}).get("export", "last")), VERSIONS["last"])
 
 
-def intervals_of(run: RunFiles) -> dict[str, tuple[float, float]]:
-    """Return the interval of each weight, where the run recorded one."""
+def intervals_of(run: RunFiles) -> "dict[str, _Ends]":
+    """Return the interval of each weight that is handed on, where the run recorded one."""
     datasets = run.diagnostics.get("datasets") or {}
     return {name: (float(d["interval"][0]), float(d["interval"][1])) for name, d in datasets.items() if "interval" in d}
+
+
+def _all_intervals(run: RunFiles) -> "dict[str, dict[str, _Ends]]":
+    """Return version -> dataset -> interval; runs of an earlier version have those of the weights handed on."""
+    datasets = run.diagnostics.get("datasets") or {}
+    found: dict[str, dict[str, _Ends]] = {}
+    for name, dataset in datasets.items():
+        for version, (low, high) in (dataset.get("intervals") or {}).items():
+            found.setdefault(VERSIONS.get(version, version), {})[name] = (float(low), float(high))
+    handed = intervals_of(run)
+    return found or ({interval_version(run): handed} if handed else {})
 
 
 def _seeds(run: RunFiles) -> str:

@@ -54,6 +54,7 @@ _FIRST: tuple[tuple[str, str], ...] = (  # pattern -> first stage that reads it;
     ("weights.held_out_share", "reference"),  # no model trains on the rows that are held out
     ("weights.seeds", ""),  # more proxies, beside those that are there
     ("weights.seed_steps", ""),
+    ("weights.export", "robust"),  # all are learned; it chooses which ones the plan is made of
     ("weights.*", "weights"),
     ("robust.*", "robust"),
     ("evaluation.watch.*", "reference"),
@@ -141,6 +142,8 @@ def _option(name: str, value: str, other: str, before: Study, after: Study) -> D
         before.evaluation.keep, after.evaluation.keep,
     ):  # fmt: skip
         first = ""  # a look changes nothing unless it chooses the model
+    if name == "weights.export" and after.robust.weights != "learned":
+        first = ""  # nothing reads the weights
     return Difference(name, value, other, first)
 
 

@@ -24,17 +24,21 @@ from tdro.training.planning import plan_of, planned_examples, rank_of_the_cut
 from tdro.training.weight_learner import WeightLearner
 
 RESAMPLES = 100
+FEW_STEPS = 50
+"""Steps below which nothing is said about settling."""
 MOVING = 0.05
 """Change of a log-weight over the last tenth of the steps from which on the weights count as still moving."""
 SUSPECT = 0.5
 """Share of queries for which the reference prefers a negative, from which on a dataset is called a suspect of noise."""
 MANY_EPOCHS = 4.0
 """Planned epochs from which on repeats are mentioned: about where repeated text was seen to lose its value."""
+_FORM = 2  # part of what diagnostics depend on: raise it when those of the same weights would differ
 
 
 def subject_of(study: Study) -> dict[str, Any]:
     """Name what diagnostics depend on beside the weights; where it changed, they are made again."""
     return {
+        "form": _FORM,
         "robust": study.robust.model_dump(mode="json"),
         "export": study.weights.export,
         "planned_examples": planned_examples(study),
@@ -55,8 +59,8 @@ def diagnose(
 
     The intervals come from a block bootstrap over the steps: blocks of about T^(1/3) neighbouring steps are drawn with
     replacement and the recorded signals replayed. They hold for the luck of the batches, not for other seeds of the
-    proxy or other data; those are compared under `seeds`. Intervals, verdicts, concentration and duality gap are of the
-    weights that are handed on (weights.export).
+    proxy or other data; those are compared under `seeds`. Verdicts, concentration, duality gap and `interval` are of
+    the weights that are handed on (weights.export); `intervals` are of the last, their mean and their moving average.
 
     Args:
         study: The study.
@@ -69,7 +73,8 @@ def diagnose(
     Returns:
         For all datasets together: of (what it was made for), cut (how many of the largest weights are above it),
         selects (whether the plan drops the others), without_loss (those whose every loss is 0), effective_datasets,
-        duality_gap, change_in_last_tenth, still_moving, seeds. For each dataset: its weight with a 95 % interval;
+        duality_gap, change_in_last_tenth, still_moving, few_steps (that are too few to tell: their number, else None),
+        seeds. For each dataset: its weight with a 95 % interval, and the intervals of all versions of the weights;
         verdict at the plan's cut, and the share of the resamples that put the dataset on the side on which most of them
         do (confidence); the log of the ratio of proxy to reference loss over the last quarter with half its interval;
         share of queries for which the reference prefers a negative; losses dropped as not finite; probability and
@@ -83,11 +88,10 @@ def diagnose(
     present_TG, late = sums_TGC[:, :, 0] > 0, slice(-max(1, len(sources) // 4), None)
     order_ST = _blocks(len(sources), study.seed)
     steps = [event["step"] for event in events if "signal" in event]
-    version = study.weights.export
-    finals_SG = replay_resampled(learner.moved, learner.weights, signal_TG, present_TG, order_ST, steps, version)
-    low_G, high_G = np.quantile(finals_SG, [0.025, 0.975], axis=0)
-    cut = rank_of_the_cut(study)
-    above_G = kept_shares(finals_SG, cut)
+    finals = replay_resampled(learner.moved, learner.weights, signal_TG, present_TG, order_ST, steps)
+    intervals = {version: np.quantile(of_SG, [0.025, 0.975], axis=0).T for version, of_SG in finals.items()}
+    version, cut = study.weights.export, rank_of_the_cut(study)
+    above_G = kept_shares(finals[version], cut)
     kept_G = 1 - above_G if study.robust.plan == "bottom-share" else above_G
     weights_G = np.array([weights[name] for name in names])
     ratio_G, half_G = log_ratio_interval(GroupStatistics(sums_TGC[late].sum(0)))
@@ -107,11 +111,13 @@ def diagnose(
         "duality_gap": duality_gap(signal_G, weights_G),
         "change_in_last_tenth": moved,
         "still_moving": moved > MOVING,
+        "few_steps": len(events) if len(events) < max(FEW_STEPS, study.weights.warmup_steps + 1) else None,
         "seeds": _seeds(study, names, weights_TG, others, cut),
         "datasets": {
             name: {
                 "weight": float(weights_G[g]),
-                "interval": [float(low_G[g]), float(high_G[g])],
+                "interval": intervals[version][g].tolist(),
+                "intervals": {which: ends_GE[g].tolist() for which, ends_GE in intervals.items()},
                 "verdict": cut_verdict(kept_G[g]),
                 "confidence": float(max(kept_G[g], 1 - kept_G[g])),
                 "log_loss_ratio": _number(ratio_G[g]),
@@ -131,16 +137,10 @@ def sentences(diagnostics: dict[str, Any]) -> list[str]:
     datasets = diagnostics["datasets"]
     verdicts = [dataset["verdict"] for dataset in datasets.values()]
     counts = {verdict: verdicts.count(verdict) for verdict in ("keep", "drop", "undecided")}
-    change = 100 * math.expm1(diagnostics["change_in_last_tenth"])
-    moving = (
-        f"They are still moving: a weight changed by {change:.1f} % over the last tenth of the steps."
-        if diagnostics["still_moving"]
-        else f"They have settled: no weight changed by more than {change:.1f} % over the last tenth of the steps."
-    )
     return [
         *_warnings(diagnostics),
         f"The weights are as concentrated as {diagnostics['effective_datasets']:.1f} equal ones of {len(verdicts)}.",
-        moving,
+        _moving_sentence(diagnostics),
         f"The best single dataset is {diagnostics['duality_gap']:.3g} above the weighted mean of the measures "
         "(duality gap; 0 when nothing is left to gain).",
         _cut_sentence(diagnostics, counts),
@@ -149,13 +149,25 @@ def sentences(diagnostics: dict[str, Any]) -> list[str]:
     ]
 
 
+def _moving_sentence(diagnostics: dict[str, Any]) -> str:
+    """Whether the weights have settled, where there were enough steps to tell."""
+    if diagnostics.get("few_steps"):
+        return f"Whether they settle cannot be told from {_count(diagnostics['few_steps'], 'step')}."
+    change = 100 * math.expm1(diagnostics["change_in_last_tenth"])
+    if diagnostics["still_moving"]:
+        return f"They are still moving: a weight changed by {change:.1f} % over the last tenth of the steps."
+    return f"They have settled: no weight changed by more than {change:.1f} % over the last tenth of the steps."
+
+
 def _cut_sentence(diagnostics: dict[str, Any], counts: dict[str, int]) -> str:
     """How sure it is which datasets are above the cut of a plan that selects, or would be if it did."""
-    undecided = f"whatever the luck of the batches; {counts['undecided']} are undecided."
+    keep, open_ = counts["keep"], counts["undecided"]
+    undecided = f"whatever the luck of the batches; {open_} {'is' if open_ == 1 else 'are'} undecided."
     if diagnostics.get("selects", True):
-        return f"At the plan's cut, {counts['keep']} datasets are kept and {counts['drop']} dropped {undecided}"
+        kept = f"{_count(keep, 'dataset')} {'is' if keep == 1 else 'are'} kept"
+        return f"At the plan's cut, {kept} and {counts['drop']} dropped {undecided}"
     cut, groups = diagnostics["cut"], len(diagnostics["datasets"])
-    would = f"{counts['keep']} would be kept and {counts['drop']} dropped"
+    would = f"{keep} would be kept and {counts['drop']} dropped"
     return f"The plan keeps all datasets; cut at {cut} of {groups}, {would} {undecided}"
 
 
@@ -286,6 +298,11 @@ def _blocks(steps: int, seed: int) -> np.ndarray:
     count = math.ceil(steps / length)
     first_SK = seeded(seed, "bootstrap").integers(0, steps - length + 1, size=(RESAMPLES, count))
     return (first_SK[:, :, None] + np.arange(length)).reshape(RESAMPLES, -1)[:, :steps]
+
+
+def _count(number: int, what: str) -> str:
+    """Count things."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _number(value: float) -> float | None:

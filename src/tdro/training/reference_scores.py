@@ -11,7 +11,9 @@ A file begins as NaN and is filled unit by unit (a step, or 256 rows). Units are
 stopped, so what is stored does not depend on it, bit for bit.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,7 +140,7 @@ class SimilarityFile:
 
     def __init__(self, folder: Path, starts_U: np.ndarray, dtype: np.dtype, about: dict[str, object]) -> None:
         self._starts_U = starts_U
-        self._path = path = folder / f"similarities.{dtype.name}"
+        self.path = path = folder / f"similarities.{dtype.name}"
         wanted = int(starts_U[-1]) * dtype.itemsize
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +169,7 @@ class SimilarityFile:
         """Let ranks on other machines see what rank 0 has written."""
         self.values.flush()
         ranks.barrier()
-        self.values = np.memmap(self._path, self.values.dtype, "r+", shape=self.values.shape)
+        self.values = np.memmap(self.path, self.values.dtype, "r+", shape=self.values.shape)
 
     def put(self, number: int, values: np.ndarray) -> None:
         """Keep the numbers of a unit; a NaN that the model itself gave is kept as +inf: no loss is finite with it."""
@@ -187,9 +189,14 @@ class ScoreStore:
         self._run = run
         self._folder = run.folder / "reference" / "model"
         self._dtype = np.dtype(np.float64 if run.device.dtype == torch.float64 else np.float32)
+        self._kept: dict[Path, int] = {}  # file -> units that were there before
+        self._computed = 0
 
     def prepare(self, batches: list[Batches]) -> list[ReferenceScores]:
-        """Return the similarities of batches, computing and keeping those that are not there."""
+        """Return the similarities of batches, computing and keeping those that are not there.
+
+        The journal gets how long that took, how many units were computed, and how many were there before.
+        """
         how = self._run.study.weights.reference_similarities
         if how == "live":
             model = self._run.load(str(self._folder))
@@ -198,7 +205,8 @@ class ScoreStore:
             is_cheap = _texts_of_all(batches) <= 2 * self._texts_of_drawn(batches)
             how = "all" if is_cheap and not varied_datasets(self._run.study) else "drawn"
         reference = _Lazy(self._run, self._folder)
-        return [(self._all if how == "all" else self._drawn)(b, reference) for b in batches]
+        with self._timed(batches):
+            return [(self._all if how == "all" else self._drawn)(b, reference) for b in batches]
 
     def _drawn(self, batches: Batches, reference: "_Lazy") -> ReferenceScores:
         """Similarities of the passages that the steps draw."""
@@ -247,10 +255,28 @@ class ScoreStore:
         with self._run.ranks.first():
             return SimilarityFile(folder, starts_U, self._dtype, {**about, "reference": str(self._folder)})
 
+    @contextmanager
+    def _timed(self, batches: list[Batches]) -> Iterator[None]:
+        """Tell the journal what the block took, also where Ctrl-C ends it."""
+        began, self._kept, self._computed = time.monotonic(), {}, 0
+
+        def tell(finished: bool) -> None:
+            numbers = {"computed": self._computed, "kept": sum(self._kept.values()), "finished": finished}
+            seconds, seeds = round(time.monotonic() - began, 2), sorted({b.seed for b in batches})
+            self._run.journal.write("similarities", "similarities", seconds=seconds, seeds=seeds, **numbers)
+
+        try:
+            yield
+        except KeyboardInterrupt:
+            tell(False)
+            raise
+        tell(True)
+
     def _fill(self, file: SimilarityFile, look_at: Callable[[int], np.ndarray], total: int, dataset: str = "") -> None:
         """Compute the units that are missing, each by one rank; rank 0 writes them all."""
         ranks = self._run.ranks
         missing = ranks.agree(list(file.missing()))
+        self._kept.setdefault(file.path, total - len(missing))
         for start in range(0, len(missing), ranks.count):
             together = missing[start : start + ranks.count]
             values = look_at(together[ranks.number]) if ranks.number < len(together) else np.empty(0, self._dtype)
@@ -258,6 +284,7 @@ class ScoreStore:
             if ranks.number == 0:
                 for unit, of_unit in zip(together, found, strict=False):
                     file.put(unit, of_unit.numpy())
+            self._computed += len(together)
             done = total - len(missing) + start + len(together)
             self._run.journal.progress("similarities", done, total, dataset=dataset)
         if missing:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tdro.config import WeightsConfig
 from tdro.core.groups import group_statistics
+from tdro.core.histogram import loss_histogram
 from tdro.core.losses import by_query
 from tdro.core.objective import pooled_example_weights
 from tdro.core.rule import StepLosses
@@ -88,6 +89,7 @@ class RobustStep:
             "losses": dict(zip(self._names, losses.statistics.proxy_mean_G.tolist(), strict=True)),
             "weights": self.learner.weights.weights_G.tolist(),
             "misranked": misranked_G.tolist(),
+            "reference_histogram": loss_histogram(losses.reference_B, draw.dataset_B, len(self._names)).tolist(),
             **({} if signal_G is None else {"signal": signal_G.tolist()}),
             **self._record(losses),
             **({} if held_out is None else {"held_out": self._record(held_out)}),

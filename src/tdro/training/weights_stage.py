@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from tdro.config import WeightsConfig, fingerprint
 from tdro.core.groups import COLUMNS
+from tdro.core.histogram import EDGES
 from tdro.data.mixture import MixedMixture
 from tdro.data.reading import Rows
 from tdro.data.weights_file import released_format
@@ -27,14 +28,17 @@ from tdro.training.texts import TextSource
 from tdro.training.weight_learner import WeightLearner
 
 Prepared = tuple[Batches, ReferenceScores]
+TABLES = ("trajectory", "statistics", "histogram", "held_out", "losses", "held_out_losses")
+"""Tables that may be in weights/."""
 
 
 def weights(run: Run, rows: dict[str, Rows], held_out: dict[str, Rows] | None, reference_fingerprint: str) -> str:
     """Stage 1: learn the weights with a proxy measured against the reference.
 
     Writes weights/weights.json (released format, with last, mean and ema, and diagnostics), weights/trajectory.parquet
-    and weights/statistics.parquet (one row per step and dataset), and proxy/model; for held-out rows
-    weights/held_out.parquet. Further seeds leave their weights in weights/seed-N.
+    and weights/statistics.parquet (one row per step and dataset), weights/histogram.parquet (the reference's losses per
+    dataset and bin), and proxy/model; for held-out rows weights/held_out.parquet. Further seeds leave their weights in
+    weights/seed-N.
 
     Args:
         run: The run.
@@ -144,19 +148,25 @@ def _write_weights(run: Run, learner: WeightLearner, sizes: dict[str, int]) -> N
     events = list(run.journal.read("step", "weights"))
     looks = [{"step": event["step"], **event["held_out"]} for event in events if "held_out" in event]
     tables = {"trajectory": _trajectory(events, names), "statistics": _statistics(events, names)}
+    if all("reference_histogram" in event for event in events):  # not in steps of a version that did not count
+        tables["histogram"] = _histogram(events, names)
     if looks:
         tables["held_out"] = _statistics(looks, names)
     if run.study.weights.keep_losses:
         tables["losses"] = _losses(events, names)
         if looks:
             tables["held_out_losses"] = _losses(looks, names)
-    for name, columns in tables.items():
-        with atomic_path(run.folder / "weights" / f"{name}.parquet") as path:
-            pq.write_table(pa.table(columns), path)
+    for name in TABLES:
+        path = run.folder / "weights" / f"{name}.parquet"
+        if name in tables:
+            with atomic_path(path) as written:
+                pq.write_table(pa.table(tables[name]), written)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier training with other settings
 
 
 def _write_diagnostics(run: Run, rows: dict[str, Rows]) -> None:
-    """Say how sure the weights are; again where the plan or the seeds have changed since it was last said."""
+    """Say how sure the weights are; where plan, seeds or export have changed, say it again, of the weights exported."""
     study, sizes = run.study, sizes_of(rows)
     path = run.folder / "weights" / "weights.json"
     content = json.loads(path.read_text("utf-8"))
@@ -165,7 +175,8 @@ def _write_diagnostics(run: Run, rows: dict[str, Rows]) -> None:
         fresh = WeightLearner(list(rows), study.weights, rule_of(study, rows))
         others = {seed: _weights_of_seed(run, seed) for seed in range(study.seed + 1, study.seed + study.weights.seeds)}
         exported = content[study.weights.export]
-        write_json(path, {**content, "diagnostics": diagnose(study, sizes, events, fresh, exported, others)})
+        found = diagnose(study, sizes, events, fresh, exported, others)
+        write_json(path, {**content, **released_format(exported, sizes), "diagnostics": found})
 
 
 def _weights_of_seed(run: Run, seed: int) -> dict[str, float]:
@@ -190,6 +201,17 @@ def _statistics(events: list[Event], names: list[str]) -> dict[str, Any]:
     """One row per step and dataset: sums of losses."""
     sums_C = np.concatenate([event["statistics"] for event in events]).T
     return {**_keys(events, names), **dict(zip(COLUMNS, sums_C, strict=True))}
+
+
+def _histogram(events: list[Event], names: list[str]) -> dict[str, Any]:
+    """One row per dataset and bin of the reference's losses: where the bin begins in nats, and its queries in all."""
+    counts_GK = np.sum([event["reference_histogram"] for event in events], axis=0)
+    low_K = (0.0, *EDGES)
+    return {
+        "dataset": np.repeat(names, len(low_K)),
+        "low": np.tile(low_K, len(names)),
+        "queries": counts_GK.ravel(),
+    }
 
 
 def _keys(events: list[Event], names: list[str]) -> dict[str, Any]:
