@@ -1,6 +1,7 @@
 """Stages 0 and 2 against an exact slow version: every text embedded alone, formulas written out."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -146,6 +147,17 @@ def test_prefetch_prepares_one_step_ahead_and_no_further():
     assert [ahead(0), ahead(1), ahead(2)] == [0, 1, 2] and prepared == [0, 1, 2]
     assert ahead(1) == 1 and ahead(2) == 2  # any step may be asked for
     assert prepared == [0, 1, 2, 1, 2]
+
+
+def test_preparing_uses_one_torch_thread_and_other_threads_as_many_as_before():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        ahead = Prefetch(lambda step: torch.get_num_threads(), 1)
+        with ThreadPoolExecutor(1) as later:
+            assert (ahead(0), torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (1, 3, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_fails_while_preparing_is_raised_at_its_step():
