@@ -11,6 +11,7 @@ from study.learning import learned_weights
 from study.results import Halves, Outcome, agreement, arms_table, headroom_of, ranks
 from study.settings import GOALS, MEASURES, SEEDS
 from tdro.config import Study
+from tdro.evaluation.halves import Half
 from tdro.evaluation.regression import Usefulness, fit_usefulness
 from tdro.files import write_json
 from tdro.training.usefulness import MixtureScores
@@ -68,13 +69,19 @@ def _datasets(
 
 
 def _mixtures(found: MixtureScores) -> list[dict[str, Any]]:
-    """A row per random mixture: shares, and nDCG@10 x 100 of every set on the choice half."""
+    """A row per random mixture: shares, and nDCG@10 x 100 of every set on both halves."""
+    halves: tuple[Half, Half] = ("choice", "report")
+    means = zip(*(found.means(half) for half in halves), strict=True)
     return [
         {
             **{name: round(share, 5) for name, share in zip(found.names, mixture_G, strict=True)},
-            **{f"score of {task}": round(100 * mean, 3) for task, mean in means.items()},
+            **{
+                f"{half} {task}": round(100 * mean, 3)
+                for half, side in zip(halves, sides, strict=True)
+                for task, mean in side.items()
+            },
         }
-        for mixture_G, means in zip(found.mixture_MG.tolist(), found.means("choice"), strict=True)
+        for mixture_G, sides in zip(found.mixture_MG.tolist(), means, strict=True)
     ]
 
 
