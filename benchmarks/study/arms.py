@@ -24,7 +24,7 @@ def learned_arms(study: Study, sizes: dict[str, int]) -> Iterator[Arm]:
     """Yield the plans of every measure; weights are learned when they are needed."""
     for measure in MEASURES:
         for seed in SEEDS:
-            weights = learned_weights(study, seed, measure, {"measure": measure})["weights"]
+            weights = learned_weights(study, seed, measure, {"weights": {"measure": measure}})["weights"]
             for name, (plan, share) in PLANS.items():
                 yield f"{measure} {name}", seed, plan_of(_robust(study, plan=plan, share=share), weights, sizes)
 

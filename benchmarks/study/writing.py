@@ -25,7 +25,7 @@ def write_setting(
 ) -> None:
     """Write everything that a setting has shown: NAME.json, NAME-arms.csv, NAME-datasets.csv, NAME-mixtures.csv."""
     learned = {
-        measure: {seed: learned_weights(study, seed, measure, {"measure": measure}) for seed in SEEDS}
+        measure: {seed: learned_weights(study, seed, measure, {"weights": {"measure": measure}}) for seed in SEEDS}
         for measure in MEASURES
     }
     weights = {measure: {seed: one["weights"] for seed, one in by_seed.items()} for measure, by_seed in learned.items()}
@@ -44,9 +44,9 @@ def write_setting(
             **{measure: [one["seconds"] for one in by_seed.values()] for measure, by_seed in learned.items()},
         },
     })  # fmt: skip
-    _write_table(RESULTS / f"{setting}-arms.csv", arms)
-    _write_table(RESULTS / f"{setting}-datasets.csv", _datasets(fitted, weights))
-    _write_table(RESULTS / f"{setting}-mixtures.csv", _mixtures(found))
+    write_table(RESULTS / f"{setting}-arms.csv", arms)
+    write_table(RESULTS / f"{setting}-datasets.csv", _datasets(fitted, weights))
+    write_table(RESULTS / f"{setting}-mixtures.csv", _mixtures(found))
 
 
 def _datasets(
@@ -85,7 +85,7 @@ def _mixtures(found: MixtureScores) -> list[dict[str, Any]]:
     ]
 
 
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
