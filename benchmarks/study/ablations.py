@@ -17,6 +17,7 @@ import numpy as np
 from study.learning import Changes, learned_weights
 from study.settings import GOALS, MEASURES, SEEDS, SETTINGS, study_of
 from study.writing import RESULTS, write_table
+from tdro.config import Study
 from tdro.evaluation.regression import rank_agreement
 
 BASES = ("relative", "relative-sample", "excess")
@@ -40,6 +41,13 @@ VARIATIONS: dict[str, Changes] = {
 }
 
 
+OF_RATIOS: dict[str, Changes] = {
+    "shrinkage .1": {"weights": {"shrinkage": 0.1}},
+    "shrinkage 1": {"weights": {"shrinkage": 1.0}},
+}
+"""Variations that only `relative` knows."""
+
+
 def main() -> None:
     """Learn and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,7 +57,7 @@ def main() -> None:
     for setting in options.settings:
         study, usefulness, rows = study_of(setting, options.work), usefulness_of(setting), []
         for measure in (*BASES, *(measure for measure in (*MEASURES, "excess-relative") if measure not in BASES)):
-            for variation, changes in VARIATIONS.items():
+            for variation, changes in {**VARIATIONS, **(OF_RATIOS if measure == "relative" else {})}.items():
                 if measure in BASES or not changes:
                     rows.append(_row(study, measure, variation, changes, usefulness))
                     print(json.dumps({"setting": setting, **rows[-1]}), flush=True)
@@ -57,15 +65,13 @@ def main() -> None:
 
 
 def _row(
-    setting: str,
-    work: Path,
+    study: Study,
     measure: str,
     variation: str,
     changes: Changes,
     usefulness: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """Learn weights in one way with all seeds, and compare their ranks."""
-    study = study_of(setting, work)
     name = measure if not changes else f"{measure} {variation}"
     full = {**changes, "weights": {**changes.get("weights", {}), "measure": measure}}
     learned = [learned_weights(study, seed, name, full) for seed in SEEDS]

@@ -1,9 +1,11 @@
 """The arms of the study: every mixture that is compared, by name."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from study.learning import learned_weights
 from study.settings import FIXED, MEASURES, PLANS, SEEDS
+from study.transfer import transfer_weights
 from tdro.config import Study
 from tdro.core.plan import Plan, reweight
 from tdro.evaluation.regression import Usefulness
@@ -22,11 +24,18 @@ def fixed_arms(study: Study, sizes: dict[str, int]) -> Iterator[Arm]:
 
 def learned_arms(study: Study, sizes: dict[str, int]) -> Iterator[Arm]:
     """Yield the plans of every measure; weights are learned when they are needed."""
-    for measure in MEASURES:
+    for measure in (*MEASURES, "transfer"):
         for seed in SEEDS:
-            weights = learned_weights(study, seed, measure, {"weights": {"measure": measure}})["weights"]
+            weights = weights_of(study, seed, measure)["weights"]
             for name, (plan, share) in PLANS.items():
                 yield f"{measure} {name}", seed, plan_of(_robust(study, plan=plan, share=share), weights, sizes)
+
+
+def weights_of(study: Study, seed: int, measure: str) -> dict[str, Any]:
+    """Learn weights by a measure as the study has it, unless that is done."""
+    if measure == "transfer":
+        return transfer_weights(study, seed)
+    return learned_weights(study, seed, measure, {"weights": {"measure": measure}})
 
 
 def optimised_arms(fitted: Usefulness) -> Iterator[Arm]:

@@ -1,22 +1,17 @@
-"""A remedy: weigh a dataset by what training on it does for the others. PYTHONPATH=benchmarks python -m study.transfer.
+"""A remedy: weigh a dataset by what training on it does for the others; no target is needed.
 
 The base is trained on each dataset alone for a few steps, and retrieves on rows of every dataset that were held out.
-What a dataset gives the others, on average and in units of what anything gives them, is its weight's rank. Compared
-with usefulness as the learned weights are. Writes benchmarks/results/study/SETTING-transfer.json.
+What a dataset gives is the mean of that over the other datasets' rows, each in deviations over what was trained on, so
+that no dataset's rows count more because they are easy to move. Weights are the softmax of it.
 """
 
-import argparse
-from collections.abc import Mapping
-from pathlib import Path
+import json
+from typing import Any
 
 import numpy as np
 
-from study.ablations import usefulness_of
-from study.settings import SEEDS, SETTINGS, study_of
-from study.writing import RESULTS
 from tdro.config import Study, TaskConfig
 from tdro.core.plan import Plan
-from tdro.evaluation.regression import rank_agreement
 from tdro.files import write_json, write_text
 from tdro.training.run import Run
 from tdro.training.trials import Trials
@@ -25,54 +20,41 @@ STEPS = 60
 HELD_OUT = 150
 
 
-def main() -> None:
-    """Measure and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/study"))
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
-    options = parser.parse_args()
-    for setting in options.settings:
-        study = _with_held_out_tasks(study_of(setting, options.work))
-        run = Run(study)
-        trials, names = Trials(run, run.source_rows), list(study.data.datasets)
-        found_SGG, seconds = [], 0.0
-        for seed in SEEDS:
-            done = [trials.run(Plan({name: 1.0}), seed) for name in names]
-            found_SGG.append([[trial.scores[other].mean() for other in names] for trial in done])
-            seconds += sum(trial.seconds for trial in done) / len(SEEDS)
-            print(f"{setting}: seed {seed} done", flush=True)
-        _write(setting, names, np.array(found_SGG), seconds)
+def transfer_weights(study: Study, seed: int) -> dict[str, Any]:
+    """Measure what every dataset gives the others, unless that is done.
+
+    Args:
+        study: The setting, of which the negatives are mined.
+        seed: Of the trainings.
+
+    Returns:
+        `weights`, `gift` (what they are made from), `gift_with_own` (own rows counted too) and `seconds`.
+    """
+    kept = study.run_folder / "learned" / f"transfer-{seed}.json"
+    if not kept.exists():
+        changed = _with_held_out_tasks(study)
+        run, names = Run(changed), list(study.data.datasets)
+        trials = Trials(run, run.source_rows)
+        done = [trials.run(Plan({name: 1.0}), seed) for name in names]
+        score_GG = np.array([[trial.scores[other].mean() for other in names] for trial in done])
+        gifts = {"gift": gift(score_GG, own=False), "gift_with_own": gift(score_GG, own=True)}
+        power_G = np.exp(gifts["gift"])
+        write_json(kept, {
+            "weights": dict(zip(names, (power_G / power_G.sum()).tolist(), strict=True)),
+            "seconds": round(sum(trial.seconds for trial in done), 1),
+            **{kind: dict(zip(names, gift_G.tolist(), strict=True)) for kind, gift_G in gifts.items()},
+        })  # fmt: skip
+    found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+    return found
 
 
-def _write(setting: str, names: list[str], score_SGG: np.ndarray, seconds: float) -> None:
-    """Say what every dataset gives, and how that agrees with usefulness."""
-    usefulness = usefulness_of(setting)
-    gifts = {
-        "to others": [_gift(score_GG, own=False) for score_GG in score_SGG],
-        "to all": [_gift(score_GG, own=True) for score_GG in score_SGG],
-    }
-    agreement: Mapping[str, object] = {
-        kind: {
-            goal: [round(rank_agreement(one, [slopes[name] for name in names]), 3) for one in by_seed]
-            for goal, slopes in usefulness.items()
-        }
-        for kind, by_seed in gifts.items()
-    }
-    write_json(RESULTS / f"{setting}-transfer.json", {
-        "steps": STEPS,
-        "held_out": HELD_OUT,
-        "seconds": round(seconds, 1),
-        "agreement": agreement,
-        "between_seeds": {kind: round(rank_agreement(*by_seed[:2]), 3) for kind, by_seed in gifts.items()},
-        "gift": {
-            kind: dict(zip(names, np.mean(by_seed, axis=0).round(3).tolist(), strict=True))
-            for kind, by_seed in gifts.items()
-        },
-    })  # fmt: skip
+def gift(score_GG: np.ndarray, own: bool) -> np.ndarray:
+    """Say what each dataset gives: mean over (other) held-out sets, in deviations over what is trained on.
 
-
-def _gift(score_GG: np.ndarray, own: bool) -> np.ndarray:
-    """What each dataset gives: mean over (other) held-out sets of the score, in deviations over what is trained on."""
+    Args:
+        score_GG: Score on the rows of dataset j after training on dataset i, at [i, j].
+        own: Count a dataset's own rows too.
+    """
     standard_GG = (score_GG - score_GG.mean(axis=0)) / score_GG.std(axis=0)
     counted_GG = np.ones_like(standard_GG) if own else 1 - np.eye(len(standard_GG))
     return np.average(standard_GG, axis=1, weights=counted_GG)
@@ -88,7 +70,7 @@ def _with_held_out_tasks(study: Study) -> Study:
             order = np.random.default_rng(0).permutation(len(lines))
             held = min(HELD_OUT, len(lines) // 4)
             write_text(parts["train"], "".join(lines[i] for i in sorted(order[held:])))
-            write_text(parts["held"], "".join(lines[i] for i in sorted(order[:held])))
+            write_text(parts["held"], "".join(_without_ids(lines[i]) for i in sorted(order[:held])))
     datasets = {
         name: options.model_copy(update={"path": str((folder / "train" / f"{name}.jsonl").resolve())})
         for name, options in study.data.datasets.items()
@@ -105,5 +87,9 @@ def _with_held_out_tasks(study: Study) -> Study:
     )
 
 
-if __name__ == "__main__":
-    main()
+def _without_ids(line: str) -> str:
+    """Drop the ids of passages: in two datasets one id stands for several."""
+    row = json.loads(line)
+    for kind in ("positive_passages", "negative_passages"):
+        row[kind] = [{key: value for key, value in passage.items() if key != "docid"} for passage in row[kind]]
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from study.learning import learned_weights
+from study.arms import weights_of
 from study.results import Halves, Outcome, agreement, arms_table, headroom_of, ranks
 from study.settings import GOALS, MEASURES, SEEDS
 from tdro.config import Study
@@ -25,8 +25,7 @@ def write_setting(
 ) -> None:
     """Write everything that a setting has shown: NAME.json, NAME-arms.csv, NAME-datasets.csv, NAME-mixtures.csv."""
     learned = {
-        measure: {seed: learned_weights(study, seed, measure, {"weights": {"measure": measure}}) for seed in SEEDS}
-        for measure in MEASURES
+        measure: {seed: weights_of(study, seed, measure) for seed in SEEDS} for measure in (*MEASURES, "transfer")
     }
     weights = {measure: {seed: one["weights"] for seed, one in by_seed.items()} for measure, by_seed in learned.items()}
     fitted = {
