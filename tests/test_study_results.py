@@ -67,7 +67,7 @@ def test_headroom_is_what_the_optimised_mixture_gains():
     fitted = fit_usefulness(NAMES, mixture_MG, found.score_M("choice", OUT_OF_DOMAIN))
     arms = [outcome("uniform", 0.0), outcome("optimised", 0.03)]
     room = headroom_of(found, fitted, arms, Halves(IDS), OUT_OF_DOMAIN)
-    assert room["attainable"] == pytest.approx(3.0, abs=0.01)
+    assert room["gain_of_optimised"] == pytest.approx(3.0, abs=0.01)
     assert room["seed_deviation"] == 0.1
     assert room["reliability"] > 0.5
     assert room["halves_agree"] > 0.9

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from study.learning import Changes, learned_weights
-from study.settings import GOALS, MEASURES, SEEDS, SETTINGS, study_of
-from study.writing import RESULTS, write_table
+from study.settings import GOALS, MEASURES, RESULTS, SEEDS, SETTINGS, study_of
+from study.writing import write_table
 from tdro.config import Study
 from tdro.evaluation.regression import rank_agreement
 

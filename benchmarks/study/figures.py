@@ -9,8 +9,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from study.settings import LARGE, SETTINGS
-from study.writing import RESULTS
+from study.settings import LARGE, RESULTS, SETTINGS
 
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 DARK, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"

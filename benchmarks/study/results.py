@@ -111,7 +111,8 @@ def headroom_of(
 ) -> dict[str, Any]:
     """Say what any mixture can gain: random ones, and the one that the regression expects most of.
 
-    The regression is of the choice half. `halves_agree` and `shared` say how much of the differences between mixtures
+    The regression is of the choice half; the optimised arm is that of the sets in LARGE, whatever the tasks here.
+    `halves_agree` and `shared` say how much of the differences between mixtures
     on the choice half is there on the report half, and `ranks_of_halves` whether usefulness is.
     """
     by_name = {outcome.name: outcome for outcome in outcomes}
@@ -124,7 +125,6 @@ def headroom_of(
     choice_M, report_M = (100 * found.score_M(half, tasks) for half in _HALVES)
     room = headroom(choice_M, choice_M, report_M)
     again = fit_usefulness(found.names, found.mixture_MG, report_M)
-    gain = np.mean(arms["optimised_report"]) - np.mean(arms["uniform_report"])
     numbers = {
         "mean": choice_M.mean(),
         "deviation": room.deviation,
@@ -135,8 +135,9 @@ def headroom_of(
         "reliability": fitted.reliability,
         "full_reliability": fitted.full_reliability,
         "ranks_of_halves": rank_agreement(fitted.slope_G, again.slope_G),
+        "ceiling": fitted.ceiling,
         "seed_deviation": np.std(arms["uniform_report"], ddof=1),
-        "attainable": gain,
+        "gain_of_optimised": np.mean(arms["optimised_report"]) - np.mean(arms["uniform_report"]),
     }
     return {
         "mixtures": len(choice_M),
@@ -159,7 +160,7 @@ def agreement(learned: Mapping[str, Mapping[int, Mapping[str, float]]], fitted: 
         rows.append({
             "measure": measure,
             "with_usefulness": [round(rank_agreement(one, fitted.slope_G), 3) for one in weights],
-            "mean_with_usefulness": round(rank_agreement(np.mean(np.log(weights), axis=0), fitted.slope_G), 3),
+            "of_mean_over_seeds": round(rank_agreement(np.mean(np.log(weights), axis=0), fitted.slope_G), 3),
             "between_seeds": [round(rank_agreement(*pair), 3) for pair in combinations(weights, 2)],
         })  # fmt: skip
     return rows

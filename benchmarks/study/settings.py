@@ -6,6 +6,7 @@ from tdro.config import Study
 from tdro.study_file import load_study
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "study"
+RESULTS = Path(__file__).parents[1] / "results" / "study"
 SETTINGS = ("given-pretrained", "given-scratch", "users-pretrained", "users-scratch")
 SEEDS = (0, 1, 2)
 MIXTURES = 60

@@ -9,14 +9,13 @@ import numpy as np
 
 from study.arms import weights_of
 from study.results import Halves, Outcome, agreement, arms_table, headroom_of, ranks
-from study.settings import GOALS, MEASURES, SEEDS
+from study.settings import GOALS, MEASURES, RESULTS, SEEDS
 from tdro.config import Study
 from tdro.evaluation.halves import Half
 from tdro.evaluation.regression import Usefulness, fit_usefulness
 from tdro.files import write_json
 from tdro.training.usefulness import MixtureScores
 
-RESULTS = Path(__file__).parents[1] / "results" / "study"
 ODD = ("noise30", "noise100", "medquad", "medquad_copy", "easy")
 
 
@@ -51,11 +50,11 @@ def write_setting(
 def _datasets(
     fitted: Mapping[str, Usefulness], weights: Mapping[str, Mapping[int, Mapping[str, float]]]
 ) -> list[dict[str, Any]]:
-    """A row per dataset: usefulness in points for 10 % more of the sample, and weights by measure and seed."""
+    """A row per dataset: usefulness in points for one percent more of the sample; weights by measure and seed."""
     return [
         {
             "dataset": name,
-            **{f"usefulness_{goal}": round(float(10 * one.slope_G[g]), 3) for goal, one in fitted.items()},
+            **{f"usefulness_{goal}": round(float(one.slope_G[g]), 4) for goal, one in fitted.items()},
             "optimised": round(float(fitted["large"].best_G[g]), 4),
             **{
                 f"{measure}_{seed}": round(one[name], 5)

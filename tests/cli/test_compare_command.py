@@ -55,6 +55,17 @@ def test_models_of_a_run_are_compared(run, capsys):
     assert "not found [relevant] d9: Title. long long" in printed
 
 
+def test_halves_of_the_queries_are_compared_apart(run, tmp_path):
+    counts = {}
+    for half in ("choice", "report", "all"):
+        path = tmp_path / f"{half}.json"
+        assert main(["compare", f"{run}:base", f"{run}:better", "--half", half, "--json", str(path)]) == 0
+        content = json.loads(path.read_text())
+        assert content["half"] == half
+        counts[half] = sum(line["test"]["difference"]["queries"] for line in content["contrasts"][0]["tasks"])
+    assert counts["choice"] + counts["report"] == counts["all"] > counts["choice"] > 0
+
+
 def test_order_decides_the_baseline(run, capsys):
     assert command([f"{run}:better", f"{run}:base", "--examples", "0"]) == 0
     printed = capsys.readouterr().out

@@ -23,13 +23,14 @@ def file(tmp_path):
 def test_it_prints_a_table_and_the_same_as_json(file, tmp_path, capsys):
     assert main(["usefulness", file, "--mixtures", "20", "--half", "all", "-q"]) == 0
     output = capsys.readouterr().out
-    for part in ("20 mixtures: mean", "points for +10 %", "three", "most promising"):
+    for part in ("20 mixtures: mean", "points for +1 %", "three", "most promising"):
         assert part in output
     assert main(["usefulness", file, "--mixtures", "20", "--half", "all", "--json"]) == 0
-    outcome = json.loads(capsys.readouterr().out.splitlines()[-1])
+    *events, outcome = map(json.loads, capsys.readouterr().out.splitlines())
+    assert all("event" in event for event in events)
     assert outcome["event"] == "outcome"
     assert set(outcome["usefulness"]) == {"one", "two", "three"}
-    robust = {"plan": "reweight", "weights": str(tmp_path / "run" / "usefulness" / "best.json")}
+    robust = {"plan": "reweight", "weights": str(tmp_path / "run" / "usefulness" / "all" / "best.json")}
     options = [word for name, value in robust.items() for word in (f"--robust.{name}", value)]
     assert main(["robust", file, *options, "-q"]) == 0
     assert (tmp_path / "run" / "robust" / "model" / "modules.json").exists()
@@ -38,6 +39,9 @@ def test_it_prints_a_table_and_the_same_as_json(file, tmp_path, capsys):
 def test_a_dry_run_says_what_it_takes_and_trains_nothing(file, tmp_path, capsys):
     assert main(["usefulness", file, "--dry-run"]) == 0
     assert "60 trainings of 6 steps, each scored on 1 tasks: about" in capsys.readouterr().out
+    assert main(["usefulness", file, "--dry-run", "--json", "--evaluation.models"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["trainings"] == 60 and found["seconds"] > 0
     assert not (tmp_path / "run").exists()
 
 

@@ -41,7 +41,18 @@ def test_noise_alone_is_not_explained_and_has_no_reliable_ranks():
     found = fit_usefulness(NAMES, mixture_MG, np.random.default_rng(3).standard_normal(60))
     assert found.explained < 0.1
     assert abs(found.reliability) < 0.35
-    assert found.full_reliability == pytest.approx(2 * found.reliability / (1 + found.reliability))
+    assert 0 <= found.full_reliability <= found.ceiling < 0.75
+
+
+def test_the_ceiling_is_what_the_truth_agrees_with_what_is_found():
+    truths, ceilings = [], []
+    for seed in range(30):
+        mixture_MG = random_mixtures(8, 60, seed=seed)
+        found = fit_usefulness(NAMES, mixture_MG, scores(mixture_MG, 0.8, seed), seed)
+        truths.append(found.agreement(dict(zip(NAMES, WORTH_G.tolist(), strict=True))))
+        ceilings.append(found.ceiling)
+        assert found.reliability < found.ceiling
+    assert np.mean(truths) == pytest.approx(np.mean(ceilings), abs=0.06)
 
 
 def test_order_of_the_datasets_changes_nothing_else():

@@ -1,5 +1,7 @@
 """Trials: the same training and the same scores as the stages, once each."""
 
+import shutil
+
 import numpy as np
 import pytest
 from studies import tiny_study
@@ -64,6 +66,22 @@ def test_another_setting_or_task_is_another_trial(tmp_path):
     asked = {"words": {"path": "eval/words", "instruction": "find"}}
     assert trials_of(tmp_path / "d", evaluation={"tasks": asked}).key(UNIFORM, 1) != key
     assert trials_of(tmp_path / "e", weights={"steps": 7}).key(UNIFORM, 1) == key
+
+
+def test_other_files_are_another_trial(tmp_path):
+    def key(**changes) -> str:
+        return trials_of(tmp_path, **changes).key(UNIFORM, 1)
+
+    first = key()
+    shutil.copytree(tmp_path / "root" / "model", tmp_path / "root" / "guide")
+    guided = key(reference={"guide": "{root}/guide"})
+    judged = tmp_path / "root" / "eval" / "words" / "qrels" / "test.tsv"
+    judged.write_text(judged.read_text("utf-8").replace("q1\td1\t1", "q1\td2\t1"), encoding="utf-8")
+    keys = [first, guided, key()]
+    (tmp_path / "root" / "guide" / "note.txt").write_text("another guide", encoding="utf-8")
+    keys.append(key(reference={"guide": "{root}/guide"}))
+    keys += [key(data={"passage_max_length": 20}), key(data={"max_rows": 20}), key(model={"normalize": False})]
+    assert len(set(keys)) == len(keys)
 
 
 def test_a_stopped_trial_goes_on_and_ends_with_the_same_scores(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -49,6 +49,8 @@ class Arguments:
     """On the tasks that have it; by default ndcg@10, and acc@10 of MKQA."""
     only: tuple[str, ...] = ()
     """These tasks (miracl) or parts of tasks (miracl/sw)."""
+    half: Literal["choice", "report", "all"] = "all"
+    """Queries that count; report: those that `tdro usefulness` has not chosen a mixture on."""
     tasks: tuple[str, ...] = ()
     """Evaluation sets that sides which are models are evaluated on first."""
     out: str = ""
@@ -191,6 +193,7 @@ def _read(parsed: Arguments, given: Sequence[Given], models: Sequence[str]) -> "
             side.name,
             [evaluated[seed] if isinstance(seed, str) else seed for seed in side.seeds],
             parsed.only or tasks,
+            parsed.half,
         )
         for side in given
     ]
@@ -229,6 +232,7 @@ def _content(
             for side in sides
         ],
         "level": parsed.level,
+        "half": parsed.half,
         "resamples": parsed.resamples,
         "seed": parsed.seed,
         "contrasts": as_json(contrasts, examples, parsed.level),

@@ -84,12 +84,23 @@ def command(arguments: list[str]) -> int:
     if parsed.concentration <= 0:
         raise ConfigError("the concentration is above 0", where="--concentration", saw=parsed.concentration)
     if parsed.dry_run:
-        from tdro.training.estimate import estimate
-
-        print(_cost(parsed, estimate(parsed.study, listener=print)))
-        return 0
+        return _dry_run(parsed)
     again = shlex.join(["tdro", "usefulness", *arguments])
     return _execute(parsed, study_text(path), again)
+
+
+def _dry_run(parsed: Arguments) -> int:
+    """Say what it takes."""
+    from tdro.training.estimate import estimate
+    from tdro.training.usefulness import refuse_impossible
+
+    refuse_impossible(parsed.study, parsed.mixtures, parsed.tasks)
+    found = estimate(parsed.study, listener=lambda text: None if parsed.json else print(text, flush=True))
+    if parsed.json:
+        print(json.dumps({"trainings": parsed.mixtures, "seconds": round(parsed.mixtures * _each(parsed, found), 1)}))
+    else:
+        print(_cost(parsed, found))
+    return 0
 
 
 def _execute(parsed: Arguments, text: str, again: str) -> int:
@@ -104,8 +115,9 @@ def _execute(parsed: Arguments, text: str, again: str) -> int:
         from tdro.training.estimate import foretell
         from tdro.training.loop import Stopped
         from tdro.training.run import Run
-        from tdro.training.usefulness import usefulness
+        from tdro.training.usefulness import refuse_impossible, usefulness
 
+        refuse_impossible(parsed.study, parsed.mixtures, parsed.tasks)
         run = Run(parsed.study, display.show, text, join_ranks())
         if talks:
             display.note(_cost(parsed, foretell(run)), "usefulness")
@@ -130,14 +142,23 @@ def _cost(parsed: Arguments, estimate: "Estimate | None") -> str:
     text = f"{count} trainings of {study.reference.steps} steps, each scored on {len(study.evaluation.tasks)} tasks"
     if estimate is None:
         return f"{text}; tdro usefulness ... --dry-run measures how long that takes"
-    models = len(study.evaluation.models) + len(study.evaluation.baselines)
-    each = estimate.stages["robust"].seconds + estimate.stages["evaluation"].seconds / models
-    return f"{text}: about {duration(count * each)}, negatives apart"
+    return f"{text}: about {duration(count * _each(parsed, estimate))}, negatives apart"
+
+
+def _each(parsed: Arguments, estimate: "Estimate") -> float:
+    """Seconds of a training and its scoring."""
+    evaluation = parsed.study.evaluation
+    models = max(len(evaluation.models) + len(evaluation.baselines), 1)
+    return sum(
+        estimate.stages[name].seconds / share
+        for name, share in (("robust", 1), ("evaluation", models))
+        if name in estimate.stages
+    )
 
 
 def _conclude(parsed: Arguments, run: "Run", found: "MixtureScores", fitted: "Usefulness") -> None:
     """Print what came out."""
-    from tdro.training.usefulness import FOLDER, summary
+    from tdro.training.usefulness import FOLDER, folder_of, summary
 
     if parsed.json:
         print(json.dumps({"event": "outcome", "stage": FOLDER, **summary(found, fitted, parsed.half, parsed.tasks)}))
@@ -162,16 +183,16 @@ def _conclude(parsed: Arguments, run: "Run", found: "MixtureScores", fitted: "Us
     )
     if room.agreement < 0.3:
         print(
-            "WARNING: what one half of the queries prefers, the other does not: no mixture is better here beyond the"
-            " luck of these queries; stay with uniform, or name tasks with more queries"
+            "WARNING: what one half of the queries prefers, the other hardly does: mixtures differ here by little more"
+            " than the luck of these queries; stay with uniform, or name tasks with more queries"
         )
     elif fitted.explained < 0.2 or fitted.reliability < 0.3:
         print("WARNING: the scores hardly follow the mixtures; try more of them")
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("dataset", "points for +10 % of the sample", "most promising"):
+    for name in ("dataset", "points for +1 % of the sample", "most promising"):
         table.add_column(name, justify="left" if name == "dataset" else "right", no_wrap=name == "dataset")
     worth = zip(fitted.names, fitted.slope_G.tolist(), fitted.best_G.tolist(), strict=True)
     for name, slope, share in sorted(worth, key=lambda row: -row[1]):
-        table.add_row(name, f"{10 * slope:+.2f}", f"{share:.1%}")
+        table.add_row(name, f"{slope:+.3f}", f"{share:.1%}")
     wide_console().print(table)
-    print(f"written to {run.folder / FOLDER}")
+    print(f"written to {folder_of(run, parsed.half)}")

@@ -1,8 +1,8 @@
 """How useful is each dataset? Random mixtures, a regression of their scores, and how far it can be trusted.
 
 The expensive answer that learned weights are measured against: train with many random mixtures, and regress the score
-on the shares. What holds for one set of mixtures should hold for another: that rank agreement, the reliability, is the
-most that any other method can be expected to reach.
+on the shares. What holds for one set of mixtures should hold for another: that rank agreement is the reliability, and
+its root the most that even the truth would agree with what was found. The queries are another matter: see `headroom`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,8 @@ class Usefulness:
         names: Datasets, G of them.
         slope_G: Score gained per unit of share taken from all datasets alike, at the uniform mixture; their mean is 0.
         shape: How the score depends on the shares.
-        explained: Cross-validated R^2: share of the variance between mixtures that the regression foresees.
+        explained: Cross-validated R^2: share of the variance between mixtures that the regression foresees; of three
+            shapes the best, so a little too high.
         reliability: Mean Spearman correlation of the slopes between two disjoint halves of the mixtures.
         best_G: The mixture that the regression expects most of, as the mean of the best hundred of many.
         expected: Score that it expects of it.
@@ -56,11 +57,22 @@ class Usefulness:
 
     @property
     def full_reliability(self) -> float:
-        """The reliability that all mixtures together have, from that of halves.
+        """The reliability that all mixtures together have, from that of halves; 0 where that is negative.
 
         Source: Spearman and Brown (1910), for twice the length.
         """
-        return 2 * self.reliability / (1 + self.reliability) if self.reliability > -1 else -1.0
+        halves = max(self.reliability, 0.0)
+        return 2 * halves / (1 + halves)
+
+    @property
+    def ceiling(self) -> float:
+        """The agreement that the true usefulness would have with this one: the root of the full reliability.
+
+        It knows the noise of trainings and of too few mixtures, not that of the queries.
+
+        Source: Spearman (1904), the correction for attenuation.
+        """
+        return float(np.sqrt(self.full_reliability))
 
     def agreement(self, weights: Mapping[str, float]) -> float:
         """Compute the Spearman correlation of weights with the slopes.
@@ -79,7 +91,8 @@ class Headroom:
         deviation: Standard deviation of the score between mixtures.
         agreement: Correlation, over the mixtures, of the scores on two halves of the queries.
         shared: Standard deviation of what both halves have in common: the root of their covariance, 0 where it is
-            negative. Differences between mixtures beyond it are gone with other queries.
+            negative. Differences between mixtures beyond it are gone with other queries. What is shared is the mixture
+            and the luck of one training: compare it with the deviation between seeds.
     """
 
     deviation: float
@@ -129,7 +142,13 @@ def random_mixtures(groups: int, count: int, seed: int, concentration: float = C
     return np.array(drawn).reshape(count, groups)
 
 
-def fit_usefulness(names: Sequence[str], mixture_MG: np.ndarray, score_M: np.ndarray, seed: int = 0) -> Usefulness:
+def fit_usefulness(
+    names: Sequence[str],
+    mixture_MG: np.ndarray,
+    score_M: np.ndarray,
+    seed: int = 0,
+    concentration: float = CONCENTRATION,
+) -> Usefulness:
     """Regress scores on mixtures.
 
     Ridge regression; the penalty is chosen by leave-one-out error, the shape by ten-fold cross-validation.
@@ -139,6 +158,7 @@ def fit_usefulness(names: Sequence[str], mixture_MG: np.ndarray, score_M: np.nda
         mixture_MG: The mixtures, at least 20.
         score_M: The score that each led to.
         seed: Of folds, halves and candidates.
+        concentration: Of the mixtures; candidates for the best go from there to near uniform.
 
     Returns:
         The usefulness.
@@ -155,7 +175,7 @@ def fit_usefulness(names: Sequence[str], mixture_MG: np.ndarray, score_M: np.nda
     model, groups = _fit(shape, mixture_MG, score_M), len(names)
     uniform_1G = np.full((1, groups), 1 / groups)
     slope_G = _slopes(shape, mixture_MG, score_M)
-    best_G = _best(lambda p: model.predict(_SHAPES[shape](p)), groups, seed)
+    best_G = _best(lambda p: model.predict(_SHAPES[shape](p)), groups, seed, concentration)
     expected, uniform = (float(model.predict(_SHAPES[shape](p))[0]) for p in (best_G[None], uniform_1G))
     reliability = _reliability(shape, mixture_MG, score_M, seed)
     return Usefulness(tuple(names), slope_G, shape, explained[shape], reliability, best_G, expected, uniform)
@@ -209,13 +229,13 @@ def _reliability(shape: str, mixture_MG: np.ndarray, score_M: np.ndarray, seed: 
     return float(np.mean(found))
 
 
-def _best(foresee: Callable[[np.ndarray], np.ndarray], groups: int, seed: int) -> np.ndarray:
+def _best(foresee: Callable[[np.ndarray], np.ndarray], groups: int, seed: int, concentration: float) -> np.ndarray:
     """Average the most promising of many mixtures, from nearly uniform ones to the kind that was tried.
 
     Source: the way of RegMix (arXiv 2407.01492, section 3.3).
     """
     random = np.random.default_rng(seed)
-    concentration_C = np.exp(random.uniform(np.log(CONCENTRATION), np.log(20.0), CANDIDATES))
+    concentration_C = np.exp(random.uniform(np.log(concentration), np.log(max(20.0, concentration)), CANDIDATES))
     gamma_CG = random.standard_gamma(concentration_C[:, None], (CANDIDATES, groups))
     candidate_CG = gamma_CG / gamma_CG.sum(axis=1, keepdims=True)
     best_CG = candidate_CG[np.argsort(-foresee(candidate_CG), kind="stable")[:BEST]]

@@ -1,12 +1,13 @@
 """The sides of a comparison: results of the same queries under every side, and refused where they are not."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tdro.errors import ConfigError, DataError
+from tdro.evaluation.halves import Half, queries_of
 from tdro.evaluation.results import Result, find_results, read_result
 
 SAME = ("kind", "split", "language", "variant", "ignore_identical_ids", "depth", "corpus", "content")
@@ -51,19 +52,20 @@ class Side:
         return np.stack(rows)
 
 
-def read_side(name: str, folders: Sequence[Path], only: Sequence[str] = ()) -> Side:
+def read_side(name: str, folders: Sequence[Path], only: Sequence[str] = (), half: Half = "all") -> Side:
     """Read the results of one model.
 
     Args:
         name: How to call it.
         folders: A folder of results per training seed.
         only: Tasks or parts of tasks to read; empty: all.
+        half: Queries that count.
 
     Returns:
         The side.
 
     Raises:
-        DataError: A folder has no results, damaged ones, or other tasks than the first.
+        DataError: A folder has no results, damaged ones, or other tasks than the first; no query of a task counts.
         ConfigError: A task of `only` is not there.
     """
     seeds: list[dict[str, Result]] = []
@@ -73,9 +75,24 @@ def read_side(name: str, folders: Sequence[Path], only: Sequence[str] = ()) -> S
             if not any(_is_of(wanted, task) for task in paths):
                 raise ConfigError("no results of this task", where=folder, saw=wanted, do=f"there are {_list(paths)}")
         chosen = [task for task in paths if not only or any(_is_of(wanted, task) for wanted in only)]
-        seeds.append({task: read_result(paths[task]) for task in chosen})
+        seeds.append({task: _half_of(read_result(paths[task]), half) for task in chosen})
         _refuse_other_tasks(seeds[0], seeds[-1], str(folders[0]), str(folder))
     return Side(name, tuple(seeds))
+
+
+def _half_of(result: Result, half: Half) -> Result:
+    """Keep the queries of a half."""
+    if half == "all":
+        return result
+    chosen_Q = queries_of(half, result.query_ids)
+    if not chosen_Q.any():
+        do = "leave the task out with --only, or compare on all queries"
+        raise DataError(f"no query belongs to the half {half}", where=result.folder, do=do)
+    return replace(
+        result,
+        query_ids=tuple(name for name, is_chosen in zip(result.query_ids, chosen_Q, strict=True) if is_chosen),
+        scores={measure: score_Q[chosen_Q] for measure, score_Q in result.scores.items()},
+    )
 
 
 def refuse_unlike(sides: Sequence[Side]) -> None:

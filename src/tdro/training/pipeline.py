@@ -51,7 +51,7 @@ def _run_stages(run: Run, last: LastStage) -> Scores | None:
     """Do what `run_study` says."""
     _settle(run, last)
     study = run.study
-    _refuse_missing_inputs(run, last)
+    refuse_missing_inputs(run, last)
     run.write_resolved()
     rows = negatives(run, leakage_gate(run, run.source_rows))
     if last == "mine":
@@ -149,8 +149,12 @@ def _settle(run: Run, last: LastStage) -> None:
         run.journal.write("note", last, text=text)
 
 
-def _refuse_missing_inputs(run: Run, last: LastStage) -> None:
-    """Find now what would otherwise stop the run after hours."""
+def refuse_missing_inputs(run: Run, last: LastStage) -> None:
+    """Find now what would otherwise stop the run after hours.
+
+    Raises:
+        ConfigError, DataError: An encoder, task, baseline or plan is not there, or cannot be.
+    """
     study = run.study
     refuse_impossible_optimizers(study)
     find_encoder(study.fill_root(study.model.base))

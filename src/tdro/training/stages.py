@@ -129,11 +129,10 @@ def _fine_tune(run: Run, rows: dict[str, Rows], stage: str, plan: Plan) -> str:
     study, config = run.study, run.study.reference
     inputs = {
         **training_inputs(run, rows),
-        "reference": influential(config),
+        **fine_tuning_inputs(study),
         "probability": plan.probabilities,
         "loss factor": plan.loss_factors or {},
         "choice": choice_of(study),
-        **({"files of reference.guide": encoder_fingerprint(study.fill_root(config.guide))} if config.guide else {}),
     }
     stage_fingerprint = fingerprint(inputs)
     if skip(run, stage, stage_fingerprint, f"{stage}/model/modules.json"):
@@ -235,6 +234,15 @@ def _mixture(sizes: dict[str, int], plan: Plan, config: ReferenceConfig, seed: i
 def _own_only(study: Study, plan: Plan) -> set[str]:
     """Name the datasets of a plan whose queries have no negatives but their own."""
     return {name for name, p in plan.probabilities.items() if p and not study.data.datasets[name].in_batch_negatives}
+
+
+def fine_tuning_inputs(study: Study) -> dict[str, Any]:
+    """Name everything that stages 0 and 2 depend on besides `training_inputs` and the mixture."""
+    guide = study.fill_root(study.reference.guide)
+    return {
+        "reference": influential(study.reference),
+        **({"files of reference.guide": encoder_fingerprint(guide)} if guide else {}),
+    }
 
 
 def training_inputs(run: Run, rows: dict[str, Rows]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Train the base with one mixture after another, everything else the same, and score each model."""
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
 
 from tdro.config import fingerprint
 from tdro.core.plan import Plan
@@ -17,7 +19,7 @@ from tdro.training.examiner import Examiner
 from tdro.training.loop import Workplace, train
 from tdro.training.outcome import study_tasks
 from tdro.training.run import Run
-from tdro.training.stages import fine_tuning_step, influential, refuse_impossible_plan, training_inputs
+from tdro.training.stages import fine_tuning_inputs, fine_tuning_step, refuse_impossible_plan, training_inputs
 
 FOLDER = "trials"
 SCORES = "scores.npz"
@@ -92,6 +94,8 @@ class Trials:
             train(model, run.study.reference, step, place)
             with whole(model):
                 self._write(stage, self._examiner.scores(model) if run.ranks.number == 0 else {})
+        del model, step
+        gc.collect()  # a model refers to itself
         found = self.find(plan, seed)
         assert found is not None
         return found
@@ -115,7 +119,7 @@ class Trials:
         options = {name: task.instruction for name, task in study.evaluation.tasks.items()}
         return {
             **{name: value for name, value in training_inputs(self._run, self._rows).items() if name != "seed"},
-            "reference": influential(study.reference),
+            **fine_tuning_inputs(study),
             "tasks": [[part.label, part.content(cache_folder())] for task in tasks for part in task.parts],
             "instructions": options,
         }
@@ -123,9 +127,14 @@ class Trials:
     @cached_property
     def _tokens(self) -> dict[str, DatasetTokens] | None:
         """Where the tokens of all datasets come from; with a guide every model looks for its own."""
-        return None if self._run.study.reference.guide else study_tokens(self._run, self._rows, self._run.load_base())
+        return None if self._run.study.reference.guide else study_tokens(self._run, self._rows, self._reader)
 
     @cached_property
     def _examiner(self) -> Examiner:
         """The examiner."""
-        return Examiner(self._run, self._run.load_base())
+        return Examiner(self._run, self._reader)
+
+    @cached_property
+    def _reader(self) -> SentenceTransformer:
+        """The base, for its tokenizer."""
+        return self._run.load_base(device="cpu")

@@ -4,19 +4,22 @@ import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from tdro.config import Study
 from tdro.core.plan import reweight
 from tdro.data.reading import Rows
 from tdro.data.weights_file import released_format
-from tdro.errors import ConfigError
+from tdro.errors import ConfigError, DataError
 from tdro.evaluation.halves import Half, half_means, other_half, queries_of
 from tdro.evaluation.regression import CONCENTRATION, Headroom, Usefulness, fit_usefulness, headroom, random_mixtures
 from tdro.evaluation.significance import mean_over_tasks
 from tdro.files import write_json, write_text
 from tdro.training.leakage_gate import leakage_gate
 from tdro.training.negatives import negatives
+from tdro.training.pipeline import refuse_missing_inputs
 from tdro.training.run import Run
 from tdro.training.stages import sizes_of
 from tdro.training.trials import Trial, Trials
@@ -81,7 +84,9 @@ def usefulness(
     """Train and score random mixtures of a study's datasets, and say how useful each dataset is.
 
     Writes usefulness/mixtures.csv, usefulness/usefulness.json and usefulness/best.json, a weights file with the most
-    promising mixture. Mixtures that were tried are not tried again; more of them add to the first ones.
+    promising mixture; of another half than `choice` in usefulness/HALF, and of `report` no best.json. Mixtures that
+    were tried are not tried again; more of them add to the first ones. All rows are trained on, and models end with
+    their last step, whatever the study says of held-out rows and best steps.
 
     Args:
         run: The run.
@@ -95,16 +100,21 @@ def usefulness(
         The mixtures with their scores, and what they say.
 
     Raises:
-        ConfigError: There are fewer than two datasets, no tasks, an unknown one, or too few mixtures.
-        DataError: Rows or tasks cannot be read.
+        ConfigError: There are fewer than two datasets, no tasks, an unknown one, or too few mixtures; or the study
+            could not run.
+        DataError: Rows or tasks cannot be read, or a task has too few queries.
         Stopped: SIGINT or SIGTERM came; the same call goes on.
     """
-    _refuse(run, count, tasks)
+    refuse_impossible(run.study, count, tasks)
+    refuse_missing_inputs(run, "evaluate")
     run.write_resolved()
     rows = study_rows(run)
-    found = try_mixtures(run, Trials(run, rows), tuple(rows), count, concentration)
+    trials = Trials(run, rows)
+    _refuse_small_tasks(trials.query_ids, half, tasks)
+    found = try_mixtures(run, trials, tuple(rows), count, concentration)
+    score_M = found.score_M(half, tasks)
     try:
-        fitted = fit_usefulness(found.names, found.mixture_MG, found.score_M(half, tasks), run.study.seed)
+        fitted = fit_usefulness(found.names, found.mixture_MG, score_M, run.study.seed, concentration)
     except ValueError as error:
         raise ConfigError(str(error), where="usefulness", do="add a task, or raise --mixtures") from None
     if run.ranks.number == 0:
@@ -130,9 +140,12 @@ def try_mixtures(
     return MixtureScores(names, mixture_MG, tuple(done), trials.query_ids)
 
 
-def _refuse(run: Run, count: int, tasks: tuple[str, ...]) -> None:
-    """Refuse what cannot be answered, before anything is trained."""
-    study = run.study
+def refuse_impossible(study: Study, count: int, tasks: tuple[str, ...]) -> None:
+    """Refuse what cannot be answered, before anything is read.
+
+    Raises:
+        ConfigError: As `usefulness`.
+    """
     if len(study.data.datasets) < 2:
         raise ConfigError("one dataset has no mixtures", where="data.datasets", do="add a dataset")
     if not study.evaluation.tasks:
@@ -145,11 +158,22 @@ def _refuse(run: Run, count: int, tasks: tuple[str, ...]) -> None:
         raise ConfigError("too few mixtures to tell anything", where="--mixtures", saw=count, do=do)
 
 
+def _refuse_small_tasks(query_ids: Mapping[str, Sequence[str]], half: Half, tasks: tuple[str, ...]) -> None:
+    """Refuse tasks of which a half of the half has no query, so that nothing could be compared."""
+    for label, ids in query_ids.items():
+        if tasks and label.partition("/")[0] not in tasks:
+            continue
+        sides = [int((queries_of(half, ids) & (other_half(ids) == side)).sum()) for side in (True, False)]
+        if min(sides) == 0:
+            do = "take another task, name others with --tasks, or use --half all"
+            raise DataError("too few queries to tell luck from a better mixture", where=label, saw=len(ids), do=do)
+
+
 def _write(
     run: Run, rows: dict[str, Rows], found: MixtureScores, fitted: Usefulness, half: Half, tasks: tuple[str, ...]
 ) -> None:
     """Write what was found."""
-    folder = run.folder / FOLDER
+    folder = folder_of(run, half)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     means = found.means(half)
@@ -158,8 +182,14 @@ def _write(
         table.writerow([*(f"{share:.6f}" for share in mixture_G), *(f"{m:.6f}" for m in one.values()), trial.seconds])
     write_text(folder / "mixtures.csv", text.getvalue())
     best = dict(zip(found.names, fitted.best_G.tolist(), strict=True))
-    write_json(folder / "best.json", released_format(best, sizes_of(rows)))
+    if half != "report":  # what is reported on is not chosen on
+        write_json(folder / "best.json", released_format(best, sizes_of(rows)))
     write_json(folder / "usefulness.json", summary(found, fitted, half, tasks))
+
+
+def folder_of(run: Run, half: Half) -> Path:
+    """Where the answer of a half is."""
+    return run.folder / FOLDER if half == "choice" else run.folder / FOLDER / half
 
 
 def summary(found: MixtureScores, fitted: Usefulness, half: Half, tasks: tuple[str, ...]) -> Mapping[str, object]:
@@ -180,6 +210,7 @@ def summary(found: MixtureScores, fitted: Usefulness, half: Half, tasks: tuple[s
         "explained": fitted.explained,
         "reliability": fitted.reliability,
         "full_reliability": fitted.full_reliability,
+        "ceiling": fitted.ceiling,
         "expected": {"uniform": fitted.uniform, "best": fitted.expected},
         "usefulness": dict(zip(fitted.names, fitted.slope_G.tolist(), strict=True)),
         "best": dict(zip(fitted.names, fitted.best_G.tolist(), strict=True)),
