@@ -11,8 +11,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from study.material import _made
+from study.pages import PAGE, page
 from study.results import Halves, Outcome, agreement, arms_table, headroom_of, ranks
 from study.settings import IN_DOMAIN, OUT_OF_DOMAIN, SETTINGS, study_of
+from study.transfer import gift
 
 from tdro.evaluation.halves import choice_half
 from tdro.evaluation.regression import fit_usefulness, random_mixtures
@@ -46,6 +48,22 @@ def test_an_arm_is_compared_with_uniform_of_the_same_seeds():
     assert (same["gain"], same["p_holm"]) == (0.0, 1.0)
     assert "p_holm" not in uniform
     assert better["datasets"] == 2
+
+
+def test_the_page_says_what_the_results_say():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: PYTHONPATH=benchmarks python -m study.pages"
+
+
+def test_a_gift_is_what_the_others_gain():
+    score_GG = np.array([[0.9, 0.6, 0.6], [0.2, 0.9, 0.2], [0.2, 0.2, 0.9]])
+    others, own = gift(score_GG, own=False), gift(score_GG, own=True)
+    assert int(others.argmax()) == 0
+    assert others[1] == pytest.approx(others[2])
+    assert own[1] > others[1]
+    np.testing.assert_allclose(gift(10 * score_GG - 3, own=False), others)  # a scale of its own for every held-out set
+    with_easy_GG = np.block([[score_GG, np.ones((3, 1))], [np.full((1, 3), 0.1), np.ones((1, 1))]])
+    assert np.isfinite(gift(with_easy_GG, own=False)).all()  # all score 1 on the last set
+    assert int(gift(with_easy_GG, own=False).argmin()) == 3
 
 
 def test_only_the_report_half_is_in_the_table():

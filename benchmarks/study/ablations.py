@@ -20,7 +20,7 @@ from study.writing import write_table
 from tdro.config import Study
 from tdro.evaluation.regression import rank_agreement
 
-BASES = ("relative", "relative-sample", "excess")
+BASES = ("relative", "relative-sample")
 """Measures of which every variation is tried."""
 VARIATIONS: dict[str, Changes] = {
     "as in the study": {},

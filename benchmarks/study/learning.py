@@ -1,11 +1,13 @@
 """The learned weights of a setting: one reference per seed, one proxy per way of learning and seed."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tdro.config import Study, fingerprint
-from tdro.files import write_json
+from tdro.data.reading import content_hash
+from tdro.files import cache_folder, read_json, write_json
 from tdro.training.pipeline import run_study
 from tdro.training.run import Run
 
@@ -25,9 +27,9 @@ def learned_weights(study: Study, seed: int, name: str, changes: Changes) -> dic
     Returns:
         `weights`, their `mean` over the steps, `seconds` of stage 1, `reference_seconds` and `diagnostics`.
     """
-    kept = study.run_folder / "learned" / f"{name}-{seed}.json"
-    if not kept.exists():
-        changed = _with_mined_rows(study, seed, changes)
+    changed = _with_mined_rows(study, seed, changes)
+
+    def learn() -> dict[str, Any]:
         run_study(Run(changed), "weights")
         folder = changed.run_folder
         content = json.loads((folder / "weights" / "weights.json").read_text("utf-8"))
@@ -35,24 +37,49 @@ def learned_weights(study: Study, seed: int, name: str, changes: Changes) -> dic
             stage: json.loads((folder / stage / "done.json").read_text("utf-8"))["seconds"]
             for stage in ("reference", "weights")
         }
-        write_json(kept, {
+        return {
             "weights": content[changed.weights.export],
             "mean": content["mean"],
             "seconds": seconds["weights"],
             "reference_seconds": seconds["reference"],
             "diagnostics": content.get("diagnostics", {}),
-        })  # fmt: skip
-    found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
-    return found
+        }
+
+    subject = fingerprint(seed, changed.reference, changed.weights, changed.model.influential, mined_content(study))
+    return kept(study.run_folder / "learned" / f"{name}-{seed}.json", subject, learn)
+
+
+def kept(path: Path, subject: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a file keeps of a subject; made where it is of another one, or not there."""
+    if path.exists():
+        found: dict[str, Any] = read_json(path)
+        if found.get("subject") == subject:
+            return found
+    made = {"subject": subject, **make()}
+    write_json(path, made)
+    return made
+
+
+def mined_files(study: Study) -> dict[str, Path]:
+    """Where the rows that a setting trains on are, with negatives and without leaks."""
+    folder = study.run_folder / "data" / "negatives"
+    return {name: (folder / f"{name}.jsonl").resolve() for name in study.data.datasets}
+
+
+def mined_content(study: Study) -> list[list[str]]:
+    """Identify these rows."""
+    return [[name, content_hash(path, cache_folder() / "datasets")] for name, path in mined_files(study).items()]
 
 
 def _with_mined_rows(study: Study, seed: int, changes: Changes) -> Study:
-    """The study with the files that its mining has left, which have negatives and no leaks.
+    """The study with the files that its mining has left.
 
     Studies with the same seed and the same reference share a run folder, and so the reference.
     """
-    mined = dict(_mined(study))
-    datasets = {name: options.model_copy(update={"path": mined[name]}) for name, options in study.data.datasets.items()}
+    mined = mined_files(study)
+    datasets = {
+        name: options.model_copy(update={"path": str(mined[name])}) for name, options in study.data.datasets.items()
+    }
     sections = {
         section: type(getattr(study, section)).model_validate({**getattr(study, section).model_dump(), **values})
         for section, values in changes.items()
@@ -69,9 +96,3 @@ def _with_mined_rows(study: Study, seed: int, changes: Changes) -> Study:
             **sections,
         }
     )
-
-
-def _mined(study: Study) -> Iterator[tuple[str, str]]:
-    """Yield where the mined rows of every dataset are."""
-    for name in study.data.datasets:
-        yield name, str((study.run_folder / "data" / "negatives" / f"{name}.jsonl").resolve())

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from tdro.config import Study, TaskConfig
+from study.learning import kept, mined_content, mined_files
+from tdro.config import Study, TaskConfig, fingerprint
 from tdro.core.plan import Plan
-from tdro.files import write_json, write_text
+from tdro.files import write_text
 from tdro.training.run import Run
 from tdro.training.trials import Trials
 
 STEPS = 60
 HELD_OUT = 150
+_ROUNDING = 1e-9
 
 
 def transfer_weights(study: Study, seed: int) -> dict[str, Any]:
@@ -30,43 +32,48 @@ def transfer_weights(study: Study, seed: int) -> dict[str, Any]:
     Returns:
         `weights`, `gift` (what they are made from), `gift_with_own` (own rows counted too) and `seconds`.
     """
-    kept = study.run_folder / "learned" / f"transfer-{seed}.json"
-    if not kept.exists():
-        changed = _with_held_out_tasks(study)
+    changed = _with_held_out_tasks(study)
+
+    def measure() -> dict[str, Any]:
         run, names = Run(changed), list(study.data.datasets)
         trials = Trials(run, run.source_rows)
         done = [trials.run(Plan({name: 1.0}), seed) for name in names]
         score_GG = np.array([[trial.scores[other].mean() for other in names] for trial in done])
         gifts = {"gift": gift(score_GG, own=False), "gift_with_own": gift(score_GG, own=True)}
         power_G = np.exp(gifts["gift"])
-        write_json(kept, {
+        return {
             "weights": dict(zip(names, (power_G / power_G.sum()).tolist(), strict=True)),
             "seconds": round(sum(trial.seconds for trial in done), 1),
             **{kind: dict(zip(names, gift_G.tolist(), strict=True)) for kind, gift_G in gifts.items()},
-        })  # fmt: skip
-    found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
-    return found
+        }
+
+    subject = fingerprint(seed, changed.reference, HELD_OUT, changed.model.influential, mined_content(study))
+    return kept(study.run_folder / "learned" / f"transfer-{seed}.json", subject, measure)
 
 
 def gift(score_GG: np.ndarray, own: bool) -> np.ndarray:
     """Say what each dataset gives: mean over (other) held-out sets, in deviations over what is trained on.
 
+    A held-out set on which all score the same says nothing.
+
     Args:
         score_GG: Score on the rows of dataset j after training on dataset i, at [i, j].
         own: Count a dataset's own rows too.
     """
-    standard_GG = (score_GG - score_GG.mean(axis=0)) / score_GG.std(axis=0)
+    deviation_G = score_GG.std(axis=0)
+    standard_GG = (score_GG - score_GG.mean(axis=0)) / np.where(deviation_G > _ROUNDING, deviation_G, 1.0)
     counted_GG = np.ones_like(standard_GG) if own else 1 - np.eye(len(standard_GG))
+    counted_GG[:, deviation_G <= _ROUNDING] = 0
     return np.average(standard_GG, axis=1, weights=counted_GG)
 
 
 def _with_held_out_tasks(study: Study) -> Study:
     """The setting with a task of held-out rows for every dataset, which its models do not train on."""
-    folder = study.run_folder / "transfer"
-    for name in study.data.datasets:
+    folder = study.run_folder / f"transfer-{fingerprint(HELD_OUT, mined_content(study))}"
+    for name, mined in mined_files(study).items():
         parts = {"train": folder / "train" / f"{name}.jsonl", "held": folder / "held" / f"{name}.jsonl"}
         if not parts["held"].exists():
-            lines = (study.run_folder / "data" / "negatives" / f"{name}.jsonl").read_text("utf-8").splitlines(True)
+            lines = mined.read_text("utf-8").splitlines(True)
             order = np.random.default_rng(0).permutation(len(lines))
             held = min(HELD_OUT, len(lines) // 4)
             write_text(parts["train"], "".join(lines[i] for i in sorted(order[held:])))
