@@ -117,15 +117,17 @@ def _keep(study: Study, result: "CheckResult", given: Path | None, console: Cons
             if ran != mine:
                 what = f"{study.run_folder} has a run of other data ({_difference(ran, mine)})"
                 do = f"give this study a name or output of its own, or use --out {out} to keep it there all the same"
-                console.print(f"the result is not kept: {what}; {do}", markup=False)
+                console.print(f"the result is not kept: {what}; {do}", markup=False, soft_wrap=True)
                 return
         with suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
             before = {report["name"]: report["paths"] for report in read_json(out)["datasets"]}
             if before != mine:
                 what = f"note: this takes the place of a check of other data ({_difference(before, mine)})"
-                console.print(f"{what}; another study of this name needs an output of its own", markup=False)
+                console.print(
+                    f"{what}; another study of this name needs an output of its own", markup=False, soft_wrap=True
+                )
     write_json(out, result.as_dict())
-    console.print(f"everything is in {out}", markup=False)
+    console.print(f"everything is in {out}", markup=False, soft_wrap=True)
 
 
 def _files(study: Study) -> dict[str, list[str]]:

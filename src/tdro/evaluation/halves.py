@@ -23,7 +23,7 @@ def choice_half(query_ids: Sequence[str]) -> np.ndarray:
 
     Example:
         >>> choice_half(["q1", "q2", "q3", "q4"]).tolist()
-        [True, False, True, False]
+        [False, True, False, True]
     """
     return _coin(query_ids, 0)
 
