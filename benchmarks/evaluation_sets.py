@@ -16,7 +16,7 @@ import ir_measures
 import numpy as np
 import report  # notes the load before the run
 from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
-from static_model import static_model
+from packaged_models import static_model
 
 from tdro.cli.main import main as tdro
 from tdro.evaluation.results import find_results, read_result

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tdro.config import TrainingConfig
 from tdro.errors import ConfigError
 from tdro.study_file import load_study, save_study, study_text
 
@@ -43,6 +44,19 @@ def test_mappings_are_merged_all_the_way_down_and_everything_else_is_replaced(tm
     assert list(study.data.datasets) == ["a", "b", "c"] and study.data.root == "data"
     a = study.data.datasets["a"]
     assert (a.path, a.size, a.instruction) == ("a.jsonl", 7, "Find: it")
+
+
+def test_null_takes_away_what_the_other_file_has(tmp_path):
+    write(tmp_path, "base.yaml", BASE)
+    text = "extends: base.yaml\ndata: {datasets: {b: null}}\nreference: {batch_size: null}\n"
+    leaf = write(tmp_path, "leaf.yaml", text)
+    study = load_study(leaf)
+    assert list(study.data.datasets) == ["a"]
+    assert (study.reference.steps, study.reference.batch_size) == (9, TrainingConfig().batch_size)
+    assert load_study(write(tmp_path, "kept.yaml", study_text(leaf))) == study
+    with pytest.raises(ConfigError, match="c") as caught:  # there is nothing of this name to take away
+        load_study(write(tmp_path, "typo.yaml", "extends: base.yaml\ndata: {datasets: {c: null}}\n"))
+    assert "typo.yaml:2:data.datasets.c" in str(caught.value)
 
 
 def test_a_file_may_extend_one_that_extends_and_the_first_has_the_last_word(tmp_path):

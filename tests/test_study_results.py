@@ -10,9 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from study.arms import together
 from study.material import _made
 from study.pages import PAGE, page
-from study.results import Halves, Outcome, agreement, arms_table, headroom_of, ranks
+from study.results import Halves, Outcome, agreement, arms_table, headroom_of, proxies, ranks
 from study.settings import IN_DOMAIN, OUT_OF_DOMAIN, SETTINGS, study_of
 from study.transfer import gift
 
@@ -119,10 +120,23 @@ def test_the_made_datasets_are_as_wrong_as_they_say(tmp_path):
     assert all(row["query"] in row["positive_passages"][0]["text"] for row in made["easy"])
 
 
+def test_proxies_of_two_models_are_compared_by_measure_and_seed():
+    large = {"relative": {0: {"a": 0.6, "b": 0.3, "c": 0.1}, 1: {"a": 0.3, "b": 0.6, "c": 0.1}}}
+    small = {"relative": {0: {"c": 0.7, "b": 0.2, "a": 0.1}, 1: {"c": 0.1, "b": 0.5, "a": 0.4}}, "raw": {}}
+    assert proxies(large, small) == [{"measure": "relative", "with_smaller": [-1.0, 1.0], "between_seeds": [0.5]}]
+
+
+def test_weights_put_together_are_between_both():
+    both = together({"a": 0.8, "b": 0.2}, {"b": 0.8, "a": 0.2})
+    assert both == {"a": pytest.approx(0.5), "b": pytest.approx(0.5)}
+    assert together({"a": 0.9, "b": 0.1}, {"a": 0.5, "b": 0.5})["a"] == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_recipes_of_the_study_have_what_the_program_needs(setting):
     study = study_of(setting, Path("somewhere"))
-    assert set(study.evaluation.tasks) == set(OUT_OF_DOMAIN) | set(IN_DOMAIN)
+    assert set(study.evaluation.tasks) <= set(OUT_OF_DOMAIN) | set(IN_DOMAIN)
+    assert len(study.evaluation.tasks) == (4 if setting == "users-decoder" else 10)
     assert len(study.data.datasets) == (17 if setting.startswith("given") else 21)
     assert study.run_folder == Path("somewhere") / setting
     assert study.data.root == "somewhere/data"

@@ -14,67 +14,35 @@ from typing import Any
 
 import numpy as np
 
-from study.learning import Changes, learned_weights
-from study.settings import GOALS, MEASURES, RESULTS, SEEDS, SETTINGS, study_of
+from study.settings import CORE, FEWER_SEEDS, GOALS, MEASURES, RESULTS, study_of
+from study.variations import AS_IN_THE_STUDY, OF_RATIOS, VARIATIONS, learned_in
 from study.writing import write_table
 from tdro.config import Study
 from tdro.evaluation.regression import rank_agreement
 
 BASES = ("relative", "relative-sample")
 """Measures of which every variation is tried."""
-VARIATIONS: dict[str, Changes] = {
-    "as in the study": {},
-    "step size .02": {"weights": {"step_size": 0.02}},
-    "step size .2": {"weights": {"step_size": 0.2}},
-    "50 steps": {"weights": {"steps": 50, "warmup_steps": 5}},
-    "800 steps": {"weights": {"steps": 800}},
-    "one negative": {"weights": {"passages_per_query": 2}},
-    "eight negatives": {"weights": {"passages_per_query": 9}},
-    "temperature .02": {"weights": {"temperature": 0.02}},
-    "temperature .2": {"weights": {"temperature": 0.2}},
-    "stratified batches": {"weights": {"sampling": "stratified"}},
-    "held-out rows": {"weights": {"held_out_share": 0.1, "signal": "held-out"}},
-    "anchored": {"weights": {"update": "anchored"}},
-    "no clip": {"weights": {"clip": "none"}},
-    "reference of 50 steps": {"reference": {"steps": 50, "warmup_steps": 5}},
-    "reference of 1500 steps": {"reference": {"steps": 1500}},
-}
-
-
-OF_RATIOS: dict[str, Changes] = {
-    "shrinkage .1": {"weights": {"shrinkage": 0.1}},
-    "shrinkage 1": {"weights": {"shrinkage": 1.0}},
-}
-"""Variations that only `relative` knows."""
 
 
 def main() -> None:
     """Learn and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/study"))
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
+    parser.add_argument("--settings", nargs="+", choices=CORE, default=CORE)
     options = parser.parse_args()
     for setting in options.settings:
         study, usefulness, rows = study_of(setting, options.work), usefulness_of(setting), []
         for measure in (*BASES, *(measure for measure in (*MEASURES, "excess-relative") if measure not in BASES)):
-            for variation, changes in {**VARIATIONS, **(OF_RATIOS if measure == "relative" else {})}.items():
-                if measure in BASES or not changes:
-                    rows.append(_row(study, measure, variation, changes, usefulness))
+            for variation in (*VARIATIONS, *(OF_RATIOS if measure == "relative" else ())):
+                if measure in BASES or variation == AS_IN_THE_STUDY:
+                    rows.append(_row(study, measure, variation, usefulness))
                     print(json.dumps({"setting": setting, **rows[-1]}), flush=True)
         write_table(RESULTS / f"{setting}-ablations.csv", rows)
 
 
-def _row(
-    study: Study,
-    measure: str,
-    variation: str,
-    changes: Changes,
-    usefulness: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    """Learn weights in one way with all seeds, and compare their ranks."""
-    name = measure if not changes else f"{measure} {variation}"
-    full = {**changes, "weights": {**changes.get("weights", {}), "measure": measure}}
-    learned = [learned_weights(study, seed, name, full) for seed in SEEDS]
+def _row(study: Study, measure: str, variation: str, usefulness: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Learn weights in one way with several seeds, and compare their ranks."""
+    learned = [learned_in(study, seed, measure, variation) for seed in FEWER_SEEDS]
     names = list(learned[0]["weights"])
     weights = [[one["weights"][dataset] for dataset in names] for one in learned]
     means = [[one["mean"][dataset] for dataset in names] for one in learned]

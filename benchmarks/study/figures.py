@@ -9,7 +9,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from study.settings import LARGE, RESULTS, SETTINGS
+from study.settings import CORE, LARGE, RESULTS
 
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 DARK, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
@@ -20,7 +20,7 @@ def main() -> None:
     """Draw what there are results of."""
     matplotlib.rcParams.update({"svg.hashsalt": "tdro", "font.size": 9, "svg.fonttype": "none"})
     FIGURES.mkdir(exist_ok=True)
-    settings = [setting for setting in SETTINGS if (RESULTS / f"{setting}.json").exists()]
+    settings = [setting for setting in CORE if (RESULTS / f"{setting}.json").exists()]
     _save(_headroom(settings), "study-headroom")
     _save(_arms(settings), "study-arms")
 

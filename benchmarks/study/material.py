@@ -3,11 +3,11 @@
 import gzip
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from static_model import static_model
+from packaged_models import decoder, static_model, three_layers
 
 from tdro.demo.encoder import build_encoder
 
@@ -17,12 +17,13 @@ SMALL = ("jaquad", "snli", "stackexchange_qa", "zh_wiki_qa")
 _SMALL_ROWS = 300
 
 
-def prepare(data: Path, work: Path) -> None:
+def prepare(data: Path, work: Path, settings: Collection[str]) -> None:
     """Link the data, write the made datasets and build the encoders, unless that is done.
 
     Args:
         data: Folder with train/*.jsonl.gz and eval/*.
         work: Folder of the study.
+        settings: Those that will be done: the larger models come from further packages.
     """
     root = work / "data"
     root.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,10 @@ def prepare(data: Path, work: Path) -> None:
     static_model(work / "pretrained")
     if not (work / "scratch" / "modules.json").exists():
         build_encoder(work / "scratch", _texts(root / "train"), seed=0)
+    if "users-transformer" in settings:
+        three_layers(work / "minilm-3")
+    if "users-decoder" in settings:
+        decoder(work / "smollm2")
 
 
 def _made(train: Path) -> Iterator[tuple[str, list[Row]]]:

@@ -2,13 +2,13 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from study.settings import GOALS, RESULTS, SETTINGS
+from study.settings import CORE, GOALS, RESULTS, SETTINGS
 
 PAGE = Path(__file__).parents[2] / "docs" / "study-tables.md"
 INTRODUCTION = """# The study in numbers
@@ -17,6 +17,9 @@ Made from `benchmarks/results/study/` by `python -m study.pages`; what it means 
 nDCG@10 x 100, on the report half where nothing else is said. *out*: mean of six sets out of domain; *large*: those four
 of them with more than a hundred queries in either half; *in*: four sets in domain; *all*: all ten.
 """
+FURTHER = """Thought of after the core: three seeds, against uniform of the same seeds, Holm over these arms. Where
+nothing else is said datasets are sampled by weight; *loss*: sampled uniformly, losses weighed; *cheap*: reference and
+proxy of 50 steps, one negative; *capped*: none above twice its uniform share; *without*: uniform over the rest."""
 
 
 def main() -> None:
@@ -26,24 +29,32 @@ def main() -> None:
 
 def page() -> str:
     """Return the page, with what there are results of."""
-    settings = [setting for setting in SETTINGS if (RESULTS / f"{setting}.json").exists()]
-    found = {setting: json.loads((RESULTS / f"{setting}.json").read_text("utf-8")) for setting in settings}
-    parts = [
-        INTRODUCTION,
-        "## Headroom",
-        *_headroom(found),
-        "## Agreement of weights with usefulness",
-        *_agreement(found),
-    ]
-    for setting in settings:
-        parts += [f"## Arms: {setting}", _arms(_read(f"{setting}-arms.csv"))]
-    for setting in settings:
+    found = {
+        setting: json.loads((RESULTS / f"{setting}.json").read_text("utf-8"))
+        for setting in SETTINGS
+        if (RESULTS / f"{setting}.json").exists()
+    }
+    core = {setting: one for setting, one in found.items() if setting in CORE}
+    larger = {setting: one for setting, one in found.items() if setting not in CORE}
+    parts = [INTRODUCTION, "## Headroom", *_headroom(core)]
+    parts += ["## Agreement of weights with usefulness", *_agreement(core)]
+    parts += [part for setting in found for part in (f"## Arms: {setting}", _arms(_read(f"{setting}-arms.csv")))]
+    for setting in _with_table(core, "further"):
+        parts += [f"## Further arms: {setting}", FURTHER, _arms(_read(f"{setting}-further.csv"))]
+    for setting in core:
         parts += [f"## Datasets: {setting}", _datasets(_read(f"{setting}-datasets.csv"))]
+    for setting in _with_table(larger, "datasets"):
+        parts += [f"## Weights: {setting}", _weights(_read(f"{setting}-datasets.csv"))]
+        parts += [f"## Proxies: {setting} and static models", *_proxies(larger[setting])]
     parts += ["## Odd datasets", *_odd(found), "## What it costs", *_costs(found)]
-    for setting in settings:
-        if (RESULTS / f"{setting}-ablations.csv").exists():
-            parts += [f"## Ablations of learning: {setting}", _ablations(_read(f"{setting}-ablations.csv"))]
+    for setting in _with_table(core, "ablations"):
+        parts += [f"## Ablations of learning: {setting}", _ablations(_read(f"{setting}-ablations.csv"))]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _with_table(settings: Iterable[str], name: str) -> list[str]:
+    """Those settings that have a table of a name."""
+    return [setting for setting in settings if (RESULTS / f"{setting}-{name}.csv").exists()]
 
 
 def _headroom(found: Mapping[str, Any]) -> Iterator[str]:
@@ -70,7 +81,7 @@ def _headroom(found: Mapping[str, Any]) -> Iterator[str]:
 def _agreement(found: Mapping[str, Any]) -> Iterator[str]:
     """How weights and usefulness agree."""
     yield (
-        "Spearman, mean of three seeds. *reliability*: between two sets of 60 mixtures; *ceiling*: its root, what"
+        "Spearman, mean over seeds. *reliability*: between two sets of 60 mixtures; *ceiling*: its root, what"
         " the true\nusefulness would reach as far as mixtures and trainings go. Neither knows the noise of the queries."
     )
     rows = []
@@ -105,32 +116,49 @@ def _arms(rows: Sequence[Mapping[str, str]]) -> str:
 
 def _datasets(rows: Sequence[Mapping[str, str]]) -> str:
     """Usefulness and mean weights."""
-    measures = list(dict.fromkeys(name.rsplit("_", 1)[0] for name in rows[0] if name.rsplit("_", 1)[-1].isdigit()))
+    text = "Usefulness: points for one percent more of the sample (choice half). Weights in percent, mean over seeds."
     body = [
-        [
-            row["dataset"],
-            *(f"{float(row[f'usefulness_{goal}']):+.3f}" for goal in GOALS),
-            *(
-                f"{100 * np.mean([float(row[name]) for name in row if name.rsplit('_', 1)[0] == m]):.1f}"
-                for m in measures
-            ),
-        ]
+        [row["dataset"], *(f"{float(row[f'usefulness_{goal}']):+.3f}" for goal in GOALS), *_mean_weights(row)]
         for row in sorted(rows, key=lambda row: -float(row["usefulness_large"]))
     ]
-    text = (
-        "Usefulness: points for one percent more of the sample (choice half). Weights in percent, mean of three seeds."
-    )
-    return text + "\n\n" + _table(["dataset", *(f"useful {goal}" for goal in GOALS), *measures], body)
+    return text + "\n\n" + _table(["dataset", *(f"useful {goal}" for goal in GOALS), *_measures(rows[0])], body)
 
 
-def _mean_over_seeds(row: Mapping[str, str], measure: str) -> float:
-    """Mean weight of a dataset."""
+def _weights(rows: Sequence[Mapping[str, str]]) -> str:
+    """Mean weights."""
+    first = _measures(rows[0])[0]
+    body = [[row["dataset"], *_mean_weights(row)] for row in sorted(rows, key=lambda row: -_mean_weight(row, first))]
+    return "In percent, mean over seeds.\n\n" + _table(["dataset", *_measures(rows[0])], body)
+
+
+def _proxies(one: Mapping[str, Any]) -> Iterator[str]:
+    """How the weights of a larger model's proxies agree with those of static models."""
+    yield "Spearman over the datasets, mean over seeds."
+    rows = []
+    for index, row in enumerate(next(iter(one["proxies"].values()))):
+        with_smaller = [f"{np.mean(rows[index]['with_smaller']):.2f}" for rows in one["proxies"].values()]
+        rows.append([row["measure"], *with_smaller, f"{np.mean(row['between_seeds']):.2f}"])
+    yield _table(["weights", *(f"with {name}" for name in one["proxies"]), "between seeds"], rows)
+
+
+def _measures(row: Mapping[str, str]) -> list[str]:
+    """The measures that a row of datasets has weights of."""
+    return list(dict.fromkeys(name.rsplit("_", 1)[0] for name in row if name.rsplit("_", 1)[-1].isdigit()))
+
+
+def _mean_weights(row: Mapping[str, str]) -> list[str]:
+    """Mean weight over seeds by every measure, in percent."""
+    return [f"{100 * _mean_weight(row, measure):.1f}" for measure in _measures(row)]
+
+
+def _mean_weight(row: Mapping[str, str], measure: str) -> float:
+    """Mean weight over seeds of a dataset."""
     return float(np.mean([float(value) for name, value in row.items() if name.rsplit("_", 1)[0] == measure]))
 
 
 def _odd(found: Mapping[str, Any]) -> Iterator[str]:
     """Where noisy, copied and easy datasets end."""
-    yield "Place among all datasets by weight, 1 the highest, of three seeds; weight in percent, mean."
+    yield "Place among all datasets by weight, 1 the highest, of every seed; weight in percent, mean."
     rows = [(setting, row) for setting, one in found.items() if setting.startswith("users") for row in one["odd"]]
     yield _table(
         ["setting", "weights", "dataset", "places", "of", "weight"],
@@ -150,11 +178,12 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
         "Seconds on the clock of one thread, with one or two other processes on the two cores: a training of the final"
         " model with\nits scoring, and learning the weights once, without the reference (*transfer* has none)."
     )
-    names = list(next(iter(found.values()))["seconds"])
-    yield _table(
-        ["setting", *names],
-        [[setting, *(f"{np.mean(one['seconds'][name]):.0f}" for name in names)] for setting, one in found.items()],
-    )
+    names = list(dict.fromkeys(name for one in found.values() for name in one["seconds"]))
+    rows = [
+        [setting, *(f"{np.mean(one['seconds'][name]):.0f}" if name in one["seconds"] else "" for name in names)]
+        for setting, one in found.items()
+    ]
+    yield _table(["setting", *names], rows)
 
 
 def _ablations(rows: Sequence[Mapping[str, str]]) -> str:

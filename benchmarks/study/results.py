@@ -54,8 +54,8 @@ class Halves:
 
 
 def points(scores: Scores, tasks: Sequence[str]) -> float:
-    """Mean over tasks, nDCG@10 x 100."""
-    return float(100 * np.mean([scores[task].mean() for task in tasks]))
+    """Mean over those tasks that there are scores of, nDCG@10 x 100."""
+    return float(100 * np.mean([scores[task].mean() for task in tasks if task in scores]))
 
 
 def arms_table(outcomes: Sequence[Outcome], halves: Halves, against: str = "uniform") -> list[dict[str, Any]]:
@@ -82,8 +82,9 @@ def _arm(outcome: Outcome, rule: Outcome, halves: Halves) -> dict[str, Any]:
     in_S = [points(mine[seed], IN_DOMAIN) for seed in seeds]
     gain = {task: np.mean([mine[s][task] - theirs[s][task] for s in seeds], axis=0) for task in mine[seeds[0]]}
     worst = min(gain, key=lambda task: gain[task].mean())
-    outside, large = ({task: gain[task] for task in tasks} for tasks in (OUT_OF_DOMAIN, LARGE))
-    inside = {task: gain[task] for task in IN_DOMAIN}
+    outside, large, inside = (
+        {task: gain[task] for task in tasks if task in gain} for tasks in (OUT_OF_DOMAIN, LARGE, IN_DOMAIN)
+    )
     difference, within = paired_difference(outside), paired_difference(inside)
     return {
         "arm": outcome.name,
@@ -162,6 +163,29 @@ def agreement(learned: Mapping[str, Mapping[int, Mapping[str, float]]], fitted: 
             "with_usefulness": [round(rank_agreement(one, fitted.slope_G), 3) for one in weights],
             "of_mean_over_seeds": round(rank_agreement(np.mean(np.log(weights), axis=0), fitted.slope_G), 3),
             "between_seeds": [round(rank_agreement(*pair), 3) for pair in combinations(weights, 2)],
+        })  # fmt: skip
+    return rows
+
+
+def proxies(
+    learned: Mapping[str, Mapping[int, Mapping[str, float]]], smaller: Mapping[str, Mapping[int, Mapping[str, float]]]
+) -> list[dict[str, Any]]:
+    """Say how far the weights of a larger model's proxies agree with those of a smaller model's, and between seeds.
+
+    Args:
+        learned: Measure -> seed -> dataset -> weight, of the larger model.
+        smaller: The same of the smaller one; measures and seeds that it has not are left out.
+    """
+    rows = []
+    for measure, by_seed in learned.items():
+        pairs = [(by_seed[seed], smaller[measure][seed]) for seed in by_seed if seed in smaller.get(measure, {})]
+        vectors = [[one[name] for name in by_seed[seed]] for seed, one in by_seed.items()]
+        rows.append({
+            "measure": measure,
+            "with_smaller": [
+                round(rank_agreement([large[n] for n in large], [small[n] for n in large]), 3) for large, small in pairs
+            ],
+            "between_seeds": [round(rank_agreement(*pair), 3) for pair in combinations(vectors, 2)],
         })  # fmt: skip
     return rows
 

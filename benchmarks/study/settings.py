@@ -7,8 +7,13 @@ from tdro.study_file import load_study
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "study"
 RESULTS = Path(__file__).parents[1] / "results" / "study"
-SETTINGS = ("given-pretrained", "given-scratch", "users-pretrained", "users-scratch")
-SEEDS = (0, 1, 2)
+CORE = ("given-pretrained", "given-scratch", "users-pretrained", "users-scratch")
+"""Static models, of which a training takes seconds: random mixtures and all arms."""
+SMALLER = {"users-transformer": "users-scratch", "users-decoder": "users-scratch"}
+"""Larger models -> the setting that has a static model and the same datasets."""
+SETTINGS = (*CORE, *SMALLER)
+SEEDS = (0, 1, 2, 3, 4)
+FEWER_SEEDS = SEEDS[:3]
 MIXTURES = 60
 OUT_OF_DOMAIN = ("cacm", "cranfield", "covidqa", "dbpedia-mini", "scifact", "wikiqa")
 IN_DOMAIN = ("cosqa", "jaquad-indomain", "medquad-indomain", "quora-indomain")
@@ -26,4 +31,6 @@ def study_of(setting: str, work: Path) -> Study:
     study = load_study(RECIPES / f"{setting}.yaml")
     root = study.data.model_copy(update={"root": str(work / "data")})
     base = study.model.model_copy(update={"base": str(work / Path(study.model.base).name)})
-    return study.model_copy(update={"output": str(work / setting), "data": root, "model": base})
+    encoder = str(work / Path(study.mining.encoder).name) if study.mining.encoder else ""
+    mining = study.mining.model_copy(update={"encoder": encoder})
+    return study.model_copy(update={"output": str(work / setting), "data": root, "model": base, "mining": mining})

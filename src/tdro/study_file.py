@@ -2,7 +2,7 @@
 
 A file that begins with `extends: OTHER.yaml` says only what differs from another study file; the path is seen from its
 own folder. Mappings are merged key by key, all the way down; everything else, lists too, takes the place of what the
-other file says. The other file may extend a third one.
+other file says, and null takes away what the other file has. The other file may extend a third one.
 """
 
 import difflib
@@ -97,11 +97,13 @@ def _joined(files: Sequence[_File]) -> dict[str, Any]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Put values over others; mappings are merged."""
+    """Put values over others; mappings are merged, and null takes away what is there."""
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
         merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        if value is None and key in below:
+            del merged[key]
     return merged
 
 
