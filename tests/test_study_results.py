@@ -136,7 +136,7 @@ def test_weights_put_together_are_between_both():
 def test_recipes_of_the_study_have_what_the_program_needs(setting):
     study = study_of(setting, Path("somewhere"))
     assert set(study.evaluation.tasks) <= set(OUT_OF_DOMAIN) | set(IN_DOMAIN)
-    assert len(study.evaluation.tasks) == (4 if setting == "users-decoder" else 10)
+    assert len(study.evaluation.tasks) == (3 if setting == "users-decoder" else 10)
     assert len(study.data.datasets) == (17 if setting.startswith("given") else 21)
     assert study.run_folder == Path("somewhere") / setting
     assert study.data.root == "somewhere/data"

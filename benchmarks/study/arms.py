@@ -70,7 +70,7 @@ def larger_arms(study: Study, sizes: dict[str, int], smaller: Study) -> Iterator
         for measure in (LEADING, "transfer"):
             weights = weights_of(smaller, seed, measure)["weights"]
             yield f"static {measure} reweight", seed, _planned(study, weights, sizes)
-        for measure, plans in ((LEADING, tuple(PLANS)), ("relative", ("reweight", "top70"))):
+        for measure, plans in ((LEADING, ("reweight", "bottom50")), ("relative", ("reweight",))):
             weights = weights_of(study, seed, measure)["weights"]
             for name in plans:
                 yield f"{measure} {name}", seed, _planned(study, weights, sizes, name)

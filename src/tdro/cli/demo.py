@@ -4,17 +4,14 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from tdro.cli.overrides import parse
+from tdro.cli.overrides import Shown, parse
 from tdro.cli.study import execute
 from tdro.config import Study
 from tdro.study_file import load_study
-
-if TYPE_CHECKING:
-    from tdro.cli.live import Mode
 
 HELP = """\
 usage: tdro demo [--section.option VALUE ...] [-q | --json]
@@ -35,19 +32,10 @@ what is shown (default: a bar and live weights in a terminal, a line every ten s
 
 
 @dataclass
-class Arguments:
+class Arguments(Shown):
     """The demo's study, with options changed on the command line."""
 
     study: Annotated[Study, tyro.conf.arg(name="")]
-    quiet: Annotated[bool, tyro.conf.arg(aliases=("-q",))] = False
-    """Show only what came out, at the end."""
-    json: bool = False
-    """Show every event as one line of JSON, and nothing else on standard output."""
-
-    @property
-    def mode(self) -> "Mode":
-        """What is shown."""
-        return "json" if self.json else "quiet" if self.quiet else "full"
 
 
 def command(arguments: list[str]) -> int:

@@ -5,14 +5,33 @@ import io
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
 from tdro.errors import ConfigError
 
+if TYPE_CHECKING:
+    from tdro.cli.live import Mode
+
 T = TypeVar("T")
 _ASCII = str.maketrans("╭╮╰╯│─", "++++|-")
+
+
+@dataclass(kw_only=True)
+class Shown:
+    """Options of all commands that train: what they show."""
+
+    quiet: Annotated[bool, tyro.conf.arg(aliases=("-q",))] = False
+    """Show only what came out, at the end."""
+    json: bool = False
+    """Show every event as one line of JSON, and nothing else on standard output."""
+
+    @property
+    def mode(self) -> "Mode":
+        """What is shown."""
+        return "json" if self.json else "quiet" if self.quiet else "full"
 
 
 def parse(kind: type[T], prog: str, arguments: Sequence[str], default: T | None = None, description: str = "") -> T:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 
-from tdro.cli.overrides import parse
+from tdro.cli.overrides import Shown, parse
 from tdro.config import Study
 from tdro.errors import ConfigError, EnvironmentProblem, TdroError
 from tdro.study_file import load_study, study_text
@@ -88,21 +88,12 @@ _LEFT_BY_ANY_START = {".lock", "events.jsonl", "status.json", "study.yaml", "res
 
 
 @dataclass
-class Arguments:
+class Arguments(Shown):
     """A study, with options changed on the command line."""
 
     study: Annotated[Study, tyro.conf.arg(name="")]
     dry_run: bool = False
     """Print plan, steps and epochs per dataset, and stop."""
-    quiet: Annotated[bool, tyro.conf.arg(aliases=("-q",))] = False
-    """Show only what came out, at the end."""
-    json: bool = False
-    """Show every event as one line of JSON, and nothing else."""
-
-    @property
-    def mode(self) -> "Mode":
-        """What is shown."""
-        return "json" if self.json else "quiet" if self.quiet else "full"
 
 
 def command(verb: str, what: str, arguments: list[str]) -> int:

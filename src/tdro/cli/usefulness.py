@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from tdro.cli.overrides import parse
+from tdro.cli.overrides import Shown, parse
 from tdro.config import Study
 from tdro.errors import ConfigError, TdroError
 from tdro.study_file import load_study, study_text
 
 if TYPE_CHECKING:
-    from tdro.cli.live import Mode
     from tdro.evaluation.regression import Usefulness
     from tdro.training.estimate import Estimate
     from tdro.training.run import Run
@@ -47,7 +46,7 @@ examples:
 
 
 @dataclass
-class Arguments:
+class Arguments(Shown):
     """A study, with options changed on the command line."""
 
     study: Annotated[Study, tyro.conf.arg(name="")]
@@ -61,15 +60,6 @@ class Arguments:
     """Tasks that count; all where none is named."""
     dry_run: bool = False
     """Say what it will take, and stop."""
-    quiet: Annotated[bool, tyro.conf.arg(aliases=("-q",))] = False
-    """Show only what came out, at the end."""
-    json: bool = False
-    """Show every event as one line of JSON, and nothing else."""
-
-    @property
-    def mode(self) -> "Mode":
-        """What is shown."""
-        return "json" if self.json else "quiet" if self.quiet else "full"
 
 
 def command(arguments: list[str]) -> int:
