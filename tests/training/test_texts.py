@@ -203,6 +203,8 @@ def test_tokens_are_kept_where_that_is_less_work(tmp_path, tokens, changes, expe
     run.study = run.study.model_copy(update=sections)
     found = study_tokens(run, rows, run.load_base())
     assert {type(source) for source in found.values()} == {expected}
+    of_many = study_tokens(run, rows, run.load_base(), many_models=True)
+    assert {type(source) for source in of_many.values()} == {FreshTokens if tokens == "fresh" else CachedTokens}
 
 
 def test_datasets_far_larger_than_the_study_are_not_even_read_for_it(tmp_path, monkeypatch):

@@ -94,7 +94,9 @@ class FreshTokens:
         return [with_instruction(text, wordings[i], template) for text, i in zip(texts, chosen, strict=True)]
 
 
-def study_tokens(run: Run, rows: dict[str, Rows], model: SentenceTransformer) -> dict[str, DatasetTokens]:
+def study_tokens(
+    run: Run, rows: dict[str, Rows], model: SentenceTransformer, many_models: bool = False
+) -> dict[str, DatasetTokens]:
     """Decide for every dataset where its tokens come from, and make those that are to be kept and are not there yet.
 
     With data.tokens: auto they are kept where at most twice as many texts must be tokenised for it as all stages of the
@@ -104,11 +106,13 @@ def study_tokens(run: Run, rows: dict[str, Rows], model: SentenceTransformer) ->
         run: The run.
         rows: Dataset -> rows.
         model: Whose tokenizer is used.
+        many_models: Whether far more models will be trained than a study has stages: keeping tokens always pays then.
     """
     data, caches = run.study.data, open_caches(run, model)
     found: dict[str, DatasetTokens] = {}
     for name, dataset in rows.items():
-        if caches is not None and (data.tokens == "cached" or _pays(run.study, caches, name, dataset)):
+        worth = many_models or data.tokens == "cached"
+        if caches is not None and (worth or _pays(run.study, caches, name, dataset)):
             queries, passages = (
                 [caches.of_dataset(name, dataset, kind, wording) for wording in _wordings(run.study, name, kind)]
                 for kind in KINDS

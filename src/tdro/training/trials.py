@@ -127,7 +127,8 @@ class Trials:
     @cached_property
     def _tokens(self) -> dict[str, DatasetTokens] | None:
         """Where the tokens of all datasets come from; with a guide every model looks for its own."""
-        return None if self._run.study.reference.guide else study_tokens(self._run, self._rows, self._reader)
+        run = self._run
+        return None if run.study.reference.guide else study_tokens(run, self._rows, self._reader, many_models=True)
 
     @cached_property
     def _examiner(self) -> Examiner:
