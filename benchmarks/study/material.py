@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from packaged_models import decoder, static_model, three_layers
+from packaged_models import decoder, made_once, static_model, three_layers
 
 from tdro.demo.encoder import build_encoder
 
@@ -30,21 +30,20 @@ def prepare(data: Path, work: Path, settings: Collection[str]) -> None:
     for name in ("train", "eval"):
         if not (root / name).exists():
             (root / name).symlink_to((data / name).resolve())
-    made = root / "made"
-    if not made.exists():
-        unfinished = root / "made.unfinished"
-        unfinished.mkdir(exist_ok=True)
-        for name, rows in _made(root / "train"):
-            with gzip.open(unfinished / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        unfinished.rename(made)
+    made_once(root / "made", lambda folder: _write_made(root / "train", folder))
     static_model(work / "pretrained")
-    if not (work / "scratch" / "modules.json").exists():
-        build_encoder(work / "scratch", _texts(root / "train"), seed=0)
+    made_once(work / "scratch", lambda folder: build_encoder(folder, _texts(root / "train"), seed=0))
     if "users-transformer" in settings:
         three_layers(work / "minilm-3")
     if "users-decoder" in settings:
         decoder(work / "smollm2")
+
+
+def _write_made(train: Path, folder: Path) -> None:
+    """Write the made datasets."""
+    for name, rows in _made(train):
+        with gzip.open(folder / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _made(train: Path) -> Iterator[tuple[str, list[Row]]]:
