@@ -28,7 +28,7 @@ from tdro.study_file import load_study, save_study
 from tdro.training.budget import Budget, keep_budget, kept_budget
 from tdro.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from tdro.training.journal import Journal
-from tdro.training.replay import replay_losses, replay_run
+from tdro.training.replay import replay_losses, replay_run, signal_of
 from tdro.training.run import Run
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -160,19 +160,27 @@ def _recorded() -> tuple[File, ...]:
     sums = [{**key, **{column: 1.0 + i for i, column in enumerate(COLUMNS)}} for key in keys]
     losses = [{**key, "proxy_loss": 1.0 + i % 3, "reference_loss": 1.5} for i, key in enumerate(keys * 2)]
     weights = released_format({"one": 0.5, "two": 0.5}, {"one": 10, "two": 30})
+    trajectory = [{**key, "signal": 2.0 + i % 3} for i, key in enumerate(keys)]
+    marker = {"fingerprint": "x", "signal_of": signal_of(WeightsConfig())}
     return (
         File("weights/statistics.parquet", "parquet", parquet_of(sums)),
         File("weights/losses.parquet", "parquet", parquet_of(losses)),
+        File("weights/trajectory.parquet", "parquet", parquet_of(trajectory)),
+        File("weights/done.json", "json", _json(marker)),
         File("weights/weights.json", "json", _json(weights)),
     )
 
 
 def _replay(folder: Path) -> None:
-    """Replay what was recorded, in three ways."""
+    """Replay what was recorded, in four ways."""
     for measure in ("relative", "relative-sample"):
         with suppress(TdroError):
             replay_run(folder, WeightsConfig(steps=3, measure=measure), 100).exported()
-    replay_losses(folder / "weights" / "losses.parquet", WeightsConfig(steps=3)).exported()
+    losses = folder / "weights" / "losses.parquet"
+    with suppress(TdroError):
+        replay_losses(losses, WeightsConfig(steps=3)).exported()
+    losses.unlink(missing_ok=True)
+    replay_run(folder, WeightsConfig(steps=3), 100).exported()
 
 
 def _row_files() -> tuple[tuple[File, ...], ...]:

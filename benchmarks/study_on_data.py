@@ -47,7 +47,7 @@ def data_study(
     files = {path.stem: str(path.resolve()) for path in sorted(mined.glob("*.jsonl"))}
     both = {**TRAINING, **(training or {})}
     reference = {"steps": 340, **both, "passages_per_query": 2}
-    sections = {"reference": reference, "weights": {**both, "steps": 200, **(weights or {})}}
+    sections = {"reference": reference, "weights": {**both, "steps": 200, "measure": "relative", **(weights or {})}}
     return _study(files, work, name, precision, tokens, sections, encoder)
 
 

@@ -55,7 +55,7 @@ def update_ms(groups: int, repeats: int = 200) -> float:
     """Median time of one weight update: measure, clip, eg, bounds and averages."""
     random = np.random.default_rng(0)
     names = [f"d{g}" for g in range(groups)]
-    config = WeightsConfig(floor=1e-6, cap=0.5)
+    config = WeightsConfig(measure="relative", floor=1e-6, cap=0.5)
     learner = WeightLearner(names, config, make_rule(config, dict.fromkeys(names, 1000), 1000))
     seconds = []
     for step in range(repeats):
@@ -81,7 +81,7 @@ def replay_seconds(steps: int, groups: int, repeats: int = 5) -> float:
         seconds = []
         for _ in range(repeats):
             began = time.perf_counter()
-            replay_run(Path(folder), WeightsConfig(steps=steps), 1000)
+            replay_run(Path(folder), WeightsConfig(measure="relative", steps=steps), 1000)
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 

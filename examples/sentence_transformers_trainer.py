@@ -103,7 +103,8 @@ def main() -> None:
     (asked.output / "weights.json").write_text(json.dumps(robust.weights, indent=2), encoding="utf-8")
     print(json.dumps(robust.weights))
 
-    # Stage 2: as stage 0, with the best 70 % of the datasets. WeightedBatches("weights.json", datasets) would take all.
+    # Stage 2: as stage 0, with the best 70 % of the datasets, as in the paper.
+    # WeightedBatches("weights.json", datasets) would sample all of them by weight, as `tdro run` does.
     plan = top_share(robust.weights, 0.7).probabilities
     model = SentenceTransformer(asked.model)
     loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)

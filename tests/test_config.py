@@ -182,11 +182,12 @@ def test_options_are_these_and_no_others():
     assert options() == OPTIONS
 
 
-def test_minimal_study_gets_the_papers_settings(tmp_path):
+def test_minimal_study_gets_the_papers_settings_but_for_measure_and_plan(tmp_path):
     study = load_study(write(tmp_path, MINIMAL))
     assert study.data.datasets["a"].path == "a.jsonl" and study.data.datasets["b"].symmetric
     assert (study.weights.step_size, study.weights.passages_per_query, study.robust.share) == (0.02, 8, 0.7)
     assert (study.reference.batch_size, study.reference.temperature, study.mining.ranks) == (2048, 0.002, (2, 100))
+    assert (study.weights.measure, study.robust.plan) == ("relative-sample", "reweight")  # docs/study.md
     assert study.run_folder == Path("runs/x")
 
 
@@ -205,6 +206,8 @@ def test_resolved_study_reads_back_as_the_same_study(tmp_path):
         ("weights:\n  step_size: -3\n", ["greater than or equal to 0", "study.yaml:9:weights.step_size", "-3"]),
         ("weights:\n  measure: ratio\n", ["relative", "study.yaml:9:weights.measure", "ratio"]),
         ("mining:\n  ranks: [5, 5]\n", ["first < last", "study.yaml:8:mining"]),
+        ("weights:\n  shrinkage: 0.1\n", ["study.yaml:8:weights", "add measure: relative"]),
+        ("robust:\n  share: 0.5\n", ["study.yaml:8:robust", "add plan: top-share"]),
         ("reference:\n  steps: many\n", ["integer", "study.yaml:9:reference.steps", "many"]),
         ("evaluation:\n  tasks:\n    t: {path: p, splt: dev}\n", ["study.yaml:10", "did you mean 'split'"]),
         ("seed: .nan\n", ["study.yaml:8:seed"]),

@@ -52,6 +52,13 @@ def test_rows_differ_from_each_other_in_nothing_but_what_they_are_about(studies)
         assert study.evaluation.tasks == base.evaluation.tasks and len(base.evaluation.tasks) == 17
 
 
+def test_measure_and_plan_of_every_row_are_written_and_not_the_default(studies):
+    minilm = load_study(RECIPES / "multidomain-minilm.yaml")
+    for study in (*studies.values(), minilm):
+        assert "measure" in study.weights.model_fields_set and "plan" in study.robust.model_fields_set
+    assert (minilm.weights.measure, minilm.robust.plan, minilm.robust.share) == ("relative", "top-share", 0.7)
+
+
 def test_plans_sample_what_the_paper_says(studies):
     kept = {
         name: {dataset: row["robust_probability"] for dataset, row in planned(study).items()}

@@ -299,12 +299,12 @@ class WeightsConfig(TrainingConfig):
     """Positive included: 8 means seven hard negatives."""
     measure: Literal[
         "relative", "relative-sample", "excess", "excess-sample", "excess-relative", "raw", "initial", "target"
-    ] = "relative"
-    """relative: the paper's ratio of mean losses; relative-sample: the released code's; others: docs/weights.md."""
+    ] = "relative-sample"
+    """relative-sample: as the released code; relative: the paper's ratio of mean losses; others: docs/weights.md."""
     targets: dict[Name, float] = {}
     """Dataset -> loss in nats that measure `target` subtracts; 0 where none is given."""
     shrinkage: Annotated[float, Field(ge=0)] = 0.01
-    """Nats added to both means of a ratio; keeps it bounded where the reference has no loss left."""
+    """Nats added to both means of a ratio (relative, excess-relative, initial); bounds it where a loss is near 0."""
     update: Literal["eg", "eg-mix", "anchored", "sgd", "adamw", "rmsprop", "adagrad", "adafactor"] = "eg"
     """eg: exponentiated gradient; eg-mix and anchored keep to a prior; the others are optimizers on log-weights."""
     step_size: Annotated[float, Field(ge=0)] = 0.02
@@ -365,6 +365,12 @@ class WeightsConfig(TrainingConfig):
     """Which weights are handed on: after the last step, their mean, or their moving average."""
 
     @model_validator(mode="after")
+    def _shrinkage_has_its_measure(self) -> "WeightsConfig":
+        if "shrinkage" in self.model_fields_set and "measure" not in self.model_fields_set:
+            raise ValueError(f"shrinkage needs a measure: {self.measure}, the default, has none; add measure: relative")
+        return self
+
+    @model_validator(mode="after")
     def _held_out_rows_are_there(self) -> "WeightsConfig":
         if self.signal == "held-out" and self.held_out_share == 0:
             raise ValueError("signal: held-out needs a held_out_share above 0")
@@ -376,8 +382,8 @@ class WeightsConfig(TrainingConfig):
 class RobustConfig(Section):
     """Stage 2: trained like the reference, with the learned mixture."""
 
-    plan: Literal["top-share", "bottom-share", "reweight", "reweight-loss"] = "top-share"
-    """Sample the best (or worst) datasets uniformly; or sample by weight; or sample uniformly and weigh the loss."""
+    plan: Literal["top-share", "bottom-share", "reweight", "reweight-loss"] = "reweight"
+    """Sample by weight; or only the best (or worst) datasets, uniformly; or uniformly, and weigh the loss."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Share of the datasets that top-share or bottom-share keeps."""
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -386,6 +392,12 @@ class RobustConfig(Section):
     """Cap the plan so that no row is seen more often."""
     weights: str = "learned"
     """learned; uniform, size or temperature-T, whatever the plan; a preset (paper-2408.10613) or a weights file."""
+
+    @model_validator(mode="after")
+    def _share_has_its_plan(self) -> "RobustConfig":
+        if "share" in self.model_fields_set and "plan" not in self.model_fields_set:
+            raise ValueError(f"share needs a plan: {self.plan}, the default, keeps all datasets; add plan: top-share")
+        return self
 
 
 class EvaluationConfig(Section):

@@ -20,9 +20,9 @@ from tdro.training.loop import _stop_signal
 
 @pytest.fixture
 def study_file(tmp_path) -> Path:
-    """A tiny study on disk."""
+    """A tiny study on disk, with a plan that leaves a dataset out."""
     path = tmp_path / "study.yaml"
-    path.write_text(save_study(tiny_study(tmp_path, "static")), encoding="utf-8")
+    path.write_text(save_study(tiny_study(tmp_path, "static", robust={"plan": "top-share"})), encoding="utf-8")
     return path
 
 
@@ -217,6 +217,24 @@ def test_verbs_know_their_own_options_by_short_names(study_file, tmp_path, capsy
     robust = load_study(tmp_path / "run" / "resolved.yaml").robust
     assert (robust.plan, robust.share, robust.weights) == ("reweight", 0.5, "size")
     assert main(["reference", str(study_file), "--plan", "reweight"]) == 2  # only the verb that it belongs to knows it
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--robust.plan", "reweight"], ""),
+        (["--robust.share", "0.5"], "add --robust.plan top-share"),
+        (["--robust.plan", "bottom-share", "--robust.share", "0.5"], ""),
+        (["--weights.shrinkage=0.1"], "add --weights.measure relative"),
+        (["--weights.shrinkage", "0.1", "--weights.measure", "initial"], ""),
+    ],
+)
+def test_an_option_that_does_nothing_with_the_default_is_refused(tmp_path, capsys, options, said):
+    path = tmp_path / "study.yaml"
+    path.write_text(save_study(tiny_study(tmp_path, "static")), encoding="utf-8")
+    assert main(["run", str(path), "--dry-run", *options]) == (2 if said else 0)
+    error = capsys.readouterr().err
+    assert said in error and ("it does nothing with" in error) == bool(said)
 
 
 def test_export_prints_the_mixture_that_robust_was_trained_with(study_file, tmp_path, capsys):

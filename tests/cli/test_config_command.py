@@ -62,7 +62,7 @@ def test_equal_studies_do_not_differ(study, capsys):
 @pytest.mark.parametrize(
     ("changes", "again"),
     [
-        ({"robust": {"share": 0.5}}, ["robust", "evaluation"]),
+        ({"robust": {"cap": 0.5}}, ["robust", "evaluation"]),
         ({"weights": {"step_size": 0.3}}, ["weights", "robust", "evaluation"]),
         ({"weights": {"step_size": 0.3}, "robust": {"weights": "uniform"}}, ["weights", "robust", "evaluation"]),
         ({"reference": {"steps": 9}}, ["reference", "weights", "robust", "evaluation"]),

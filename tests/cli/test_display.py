@@ -115,7 +115,7 @@ def test_clock_has_hours_where_there_are_some():
 
 
 def test_banner_has_five_entries_and_names_what_was_changed(tmp_path):
-    run = Run(tiny_study(tmp_path, "static", robust={"share": 0.5}))
+    run = Run(tiny_study(tmp_path, "static", robust={"plan": "top-share", "share": 0.5}))
     console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
     print_banner(console, run, "run", None, "tdro estimate study.yaml measures it")
     lines = console.file.getvalue().splitlines()

@@ -32,7 +32,7 @@ from tdro.training.run import Run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     """A whole run."""
-    run = Run(tiny_study(tmp_path_factory.mktemp("run"), "static"))
+    run = Run(tiny_study(tmp_path_factory.mktemp("run"), "static", robust={"plan": "top-share"}))
     run_study(run)
     return run
 
@@ -155,7 +155,7 @@ def test_packed_files_are_noted_beside_the_content(tmp_path, capsys):
         (["{parent}"], "no run in this folder\n.*\n.*\n?.*did you mean one of: .*run"),
         (["{run}", "--type", "alpaca"], "only axolotl has a type"),
         (["{run}", "--root", "."], "json names no paths"),
-        (["{run}", "--robust.share", "0.1"], "keeps 0 of 3"),
+        (["{run}", "--robust.plan", "top-share", "--robust.share", "0.1"], "keeps 0 of 3"),
         (["{run}", "--robust.weights", "nothing.json"], "weights cannot be read"),
     ],
 )

@@ -90,7 +90,7 @@ def test_temperature_flattens_and_sharpens_weights():
 
 
 PLANS = [
-    {},
+    {"plan": "top-share"},
     {"plan": "reweight"},
     {"plan": "reweight-loss"},
     {"plan": "bottom-share", "share": 0.58},

@@ -210,7 +210,7 @@ def test_the_study_is_complete_and_gives_its_reasons(tmp_path):
     study = load_study(tmp_path / "study.yaml")
     assert study.name == "mine" and list(study.data.datasets) == ["one", "three", "two"]
     assert [task.path for task in study.evaluation.tasks.values()] == ["eval/words"]
-    assert study.robust.plan == "reweight"  # of three datasets none is left out
+    assert study.robust.plan == "reweight"  # no dataset is left out
     assert study.reference.batch_size == 8  # the smallest dataset has 24 rows
     assert study.weights.batch_size == 9 and study.weights.sampling == "stratified"
     table = planned(study)  # as a dry run
@@ -251,7 +251,7 @@ def test_evaluation_sets_that_are_too_large_for_a_cpu_are_left_out_but_not_lost(
     [
         ([8000] * 3, Base("m"), CPU, {"reference.batch_size": 32, "data.max_rows": 6600, "reference.steps": 300}),
         ([8000] * 3, Base("m"), GPU, {"reference.batch_size": 256, "data.max_rows": None, "reference.steps": 93}),
-        ([8000] * 17, Base("m"), CPU, {"weights.batch_size": 34, "data.max_rows": 1100, "robust.plan": "top-share"}),
+        ([8000] * 17, Base("m"), CPU, {"weights.batch_size": 34, "data.max_rows": 1100, "robust.plan": "reweight"}),
         ([300_000] * 20, Base("m"), GPU, {"reference.steps": 2000, "weights.step_size": 0.02}),
         ([8000] * 3, Base("m", parameters=110_000_000), CPU, {"data.max_rows": 600, "reference.steps": 30}),
         ([20, 900], Base("m"), CPU, {"reference.batch_size": 8, "robust.max_epochs": 4}),

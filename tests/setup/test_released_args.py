@@ -188,6 +188,8 @@ class TestReleasedScripts:
         imported = import_released(released[:1])
         assert list(imported.stages) == ["reference"] and len(planned(imported.study)) == 25
         assert "no script of stage 1" in "\n".join(imported.notes)
+        weights, robust = imported.study.weights, imported.study.robust  # the paper's, whatever the defaults are
+        assert (weights.measure, robust.plan, robust.share) == ("relative", "top-share", 0.7)
 
     def test_stage_1_alone_names_a_reference_that_the_study_trains_itself(self, released):
         imported = import_released(released[1:2])

@@ -100,7 +100,7 @@ def test_without_in_batch_negatives_a_query_sees_its_own_passages_alone(tmp_path
 
 def test_datasets_without_in_batch_negatives_need_their_own(tmp_path):
     datasets = {"one": {"path": "train/one.jsonl", "in_batch_negatives": False}}
-    changes = {"data": {"datasets": datasets}, "robust": {"share": 1.0}}
+    changes = {"data": {"datasets": datasets}, "robust": {"plan": "top-share", "share": 1.0}}
     alone = tiny_study(tmp_path, "static", **changes, reference={"passages_per_query": 1})
     with pytest.raises(ConfigError, match="negatives of their own"):
         run_study(Run(alone), "reference")

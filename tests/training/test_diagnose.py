@@ -46,7 +46,8 @@ def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
             "statistics": statistics.sums_GC.tolist(), "misranked": [30, 0, 0],
         })  # fmt: skip
     weights = dict(zip(names, learner.weights.weights_G.tolist(), strict=True))
-    found = diagnose(run.study, dict.fromkeys(names, 5), events, fresh, weights, {})  # top 70 % of three: two are kept
+    study = with_options(run.study, robust={"plan": "top-share"})  # top 70 % of three: two are kept
+    found = diagnose(study, dict.fromkeys(names, 5), events, fresh, weights, {})
     assert found["datasets"]["bad"]["verdict"] == "keep"
     assert found["datasets"]["bad"]["log_loss_ratio"] == pytest.approx(np.log(9), abs=0.2)
     assert found["still_moving"]
@@ -58,7 +59,7 @@ def test_diagnostics_know_a_clear_case_from_an_open_one(finished):
     assert found["datasets"]["bad"]["confidence"] == 1 and 0.5 <= found["datasets"]["good"]["confidence"] < 0.95
     assert any("more than four times" in sentence for sentence in sentences(found))  # 24 queries of 5 rows each
     assert any(sentence.startswith("At the plan's cut, 1 dataset is kept") for sentence in sentences(found))
-    whole = found | {"selects": False}  # as with robust.plan: reweight
+    whole = diagnose(run.study, dict.fromkeys(names, 5), events, fresh, weights, {})  # robust.plan: reweight
     assert any(sentence.startswith("The plan keeps all datasets; cut at 2 of 3, 1") for sentence in sentences(whole))
 
 

@@ -131,13 +131,28 @@ def test_a_stage_costs_its_steps_and_a_study_the_stages_that_it_has(tmp_path):
 
 
 def test_which_datasets_a_plan_will_keep_is_in_the_range(tmp_path):
-    study = tiny_study(tmp_path, robust={"share": 0.34})
+    study = tiny_study(tmp_path, robust={"plan": "top-share", "share": 0.34})
     costs = costs_of(study, texts_of(one=(2, 2), two=(2, 2), three=(2, 20)), SPEEDS, Budget(1000, {}))
     robust, reference = costs["robust"], costs["reference"]
     assert (reference.low, reference.high) == (1.0, 1.0)
     assert robust.low < 0.5 and robust.high > 2  # one of three datasets is kept: a short one or the long one
     low, high = range_of(100.0, robust, spread=0.0)
     assert low < 100 * robust.low and high > 100 * robust.high
+
+
+@pytest.mark.parametrize(
+    ("robust", "known"),
+    [
+        ({"plan": "reweight"}, False),
+        ({"plan": "reweight-loss"}, True),  # samples uniformly
+        ({"plan": "reweight", "weights": "size"}, True),
+    ],
+)
+def test_what_learned_weights_will_prefer_is_in_the_range(tmp_path, robust, known):
+    study = tiny_study(tmp_path, robust=robust)
+    cost = costs_of(study, texts_of(one=(2, 2), two=(2, 2), three=(2, 20)), SPEEDS, Budget(1000, {}))["robust"]
+    # Half of the three datasets are two: both short ones, or a short one and the long one.
+    assert (cost.low, cost.high) == (1.0, 1.0) if known else (cost.low < 0.6 and cost.high > 1.2)
 
 
 def test_datasets_without_negatives_are_mined_in_an_own_stage(tmp_path):

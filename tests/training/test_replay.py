@@ -20,7 +20,8 @@ EXAMPLES = 6 * 8
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """A run that kept its losses."""
-    run = Run(tiny_study(tmp_path_factory.mktemp("recorded"), weights={"keep_losses": True}))
+    settings = {"keep_losses": True, "measure": "relative"}
+    run = Run(tiny_study(tmp_path_factory.mktemp("recorded"), weights=settings))
     run_study(run, "weights")
     return run
 
@@ -53,11 +54,32 @@ def test_replay_of_a_changed_rule_equals_a_run_whose_proxy_was_trained_alike(rec
     assert {n: (w - 1 / 3) * 1e9 for n, w in replayed.items()} == pytest.approx(moved, abs=1e-4)
 
 
-def test_measure_of_examples_needs_the_losses(recorded, tmp_path):
-    study = tiny_study(tmp_path, "static")
+@pytest.mark.parametrize(
+    ("measure", "change"),
+    [
+        ("relative", {"measure": "relative-sample"}),
+        ("relative-sample", {"measure": "excess-sample"}),
+        ("relative-sample", {"reference_norm": 2}),
+    ],
+)
+def test_a_measure_of_examples_that_is_not_the_runs_own_needs_the_losses(tmp_path, measure, change):
+    study = tiny_study(tmp_path, "static", weights={"measure": measure})
     run_study(Run(study), "weights")
     with pytest.raises(DataError, match="needs the losses of every query"):
-        replay_run(study.run_folder, study.weights.model_copy(update={"measure": "relative-sample"}), EXAMPLES)
+        replay_run(study.run_folder, study.weights.model_copy(update=change), EXAMPLES)
+
+
+@pytest.mark.parametrize("held_out", [{}, {"signal": "held-out", "held_out_share": 0.4, "held_out_every": 2}])
+def test_the_runs_own_measure_of_examples_is_replayed_from_its_signals_as_from_its_losses(tmp_path, held_out):
+    study = tiny_study(tmp_path, "static", weights={"measure": "relative-sample", "keep_losses": True, **held_out})
+    run_study(Run(study), "weights")
+    settings = [study.weights, study.weights.model_copy(update={"update": "anchored", "clip": "none"})]
+    from_losses = [replay_run(study.run_folder, config, EXAMPLES).exported() for config in settings]
+    for path in study.run_folder.glob("weights/*losses.parquet"):
+        path.unlink()
+    from_signals = [replay_run(study.run_folder, config, EXAMPLES).exported() for config in settings]
+    assert from_signals == from_losses and from_losses[0] != from_losses[1]
+    assert from_signals[0] == read_weights(study.run_folder / "weights" / "weights.json")
 
 
 def test_anybodys_losses_raise_the_dataset_that_is_worse_than_its_reference(tmp_path):
@@ -106,7 +128,8 @@ def test_a_table_in_memory_and_in_a_file_give_the_same_weights(tmp_path):
 
 
 def test_the_step_schedule_ends_with_the_table():
-    once = learn_weights(LOSSES, step_schedule="linear", final_step_share=0.0, clip="none", shrinkage=0.0, step_size=1)
+    settings = {"measure": "relative", "clip": "none", "shrinkage": 0.0, "step_size": 1}
+    once = learn_weights(LOSSES, step_schedule="linear", final_step_share=0.0, **settings)
     assert np.log(once.exported()["a"] / once.exported()["b"]) == pytest.approx(1 * 3 + 0 * 2)
 
 

@@ -17,6 +17,7 @@ from tdro.errors import ConfigError, DataError, TdroError
 from tdro.prepare.card import card_of
 from tdro.prepare.check import check
 from tdro.training.pipeline import evaluate_only, planned, run_study
+from tdro.training.planning import plan_csv, plan_of
 from tdro.training.run import Run
 from tdro.training.stages import influential
 
@@ -47,14 +48,21 @@ def test_trajectory_ends_at_the_weights_and_statistics_count_every_query(finishe
     assert counts.sum() == 6 * 8
 
 
-def test_plan_keeps_the_heaviest_datasets(finished):
+def test_plan_samples_by_weight_or_keeps_the_heaviest_datasets(finished):
     run, _ = finished
-    with (run.folder / "data" / "plan.csv").open() as file:
-        table = list(csv.DictReader(file))
-    weights = [float(row["weight"]) for row in table]
-    assert weights == sorted(weights, reverse=True)
-    assert [float(row["probability"]) for row in table] == [0.5, 0.5, 0.0]  # floor(0.7 * 3) = 2
-    assert float(table[0]["expected_epochs"]) == pytest.approx(0.5 * 6 * 8 / int(table[0]["size"]))
+    top = run.study.model_copy(update={"robust": run.study.robust.model_copy(update={"plan": "top-share"})})
+    for study, expected in ((run.study, None), (top, [0.5, 0.5, 0.0])):  # floor(0.7 * 3) = 2
+        weights = read_weights(run.folder / "weights" / "weights.json")
+        sizes = {"one": 24, "two": 40, "three": 60}
+        plan = plan_of(study, weights, sizes)
+        table = list(csv.DictReader(plan_csv(plan, weights, sizes, study.reference).splitlines()))
+        shown = [float(row["weight"]) for row in table]
+        assert shown == sorted(shown, reverse=True) and len(set(shown)) == 3
+        assert [float(row["probability"]) for row in table] == pytest.approx(expected or shown)
+        epochs = float(table[0]["probability"]) * 6 * 8 / int(table[0]["size"])
+        assert float(table[0]["expected_epochs"]) == pytest.approx(epochs)
+        if study is run.study:
+            assert (run.folder / "data" / "plan.csv").read_text() == plan_csv(plan, weights, sizes, study.reference)
 
 
 def test_scores_are_those_of_the_summary(finished):
@@ -141,7 +149,7 @@ def test_options_that_shape_training_change_the_result(tmp_path):
             {"passages_per_query": 3},
             {"step_size": 2.0},
             {"clip_norm": 0.01},
-            {"shrinkage": 5.0},
+            {"measure": "relative"},
             {"sampling": "stratified"},
         )
     ):
@@ -287,7 +295,8 @@ def test_study_is_planned_without_model_and_data_when_sizes_are_named(tmp_path):
     datasets = {"miracl": {"path": "m", "size": 100}, "nq": {"path": "n", "size": 50}}
     study = Study.model_validate({
         "name": "paper", "model": {"base": "no/model"}, "data": {"root": str(tmp_path / "no"), "datasets": datasets},
-        "reference": {"steps": 10, "batch_size": 20}, "robust": {"weights": str(tmp_path / "w.json"), "share": 0.5},
+        "reference": {"steps": 10, "batch_size": 20},
+        "robust": {"weights": str(tmp_path / "w.json"), "plan": "top-share", "share": 0.5},
     })  # fmt: skip
     (tmp_path / "w.json").write_text('{"miracl": 3, "nq": 1}')
     table = planned(study)
@@ -303,7 +312,7 @@ def test_study_is_planned_without_model_and_data_when_sizes_are_named(tmp_path):
         ({"robust": {"weights": "unknown-preset"}}, ConfigError, "weights cannot be read"),
         ({"robust": {"weights": "temperature-0"}}, ConfigError, "weights cannot be read"),
         ({"robust": {"weights": "paper-2408.10613"}}, ConfigError, "unknown dataset"),
-        ({"robust": {"share": 0.1}}, ConfigError, "keeps 0 of 3"),
+        ({"robust": {"plan": "top-share", "share": 0.1}}, ConfigError, "keeps 0 of 3"),
         ({"evaluation": {"tasks": {"words": "eval/none"}}}, DataError, "evaluation set"),
         ({"evaluation": {"tasks": {"words": {"path": "eval/words", "split": "dev"}}}}, DataError, "qrels"),
         ({"data": {"passage_max_length": 4096}}, ConfigError, "positions"),

@@ -32,7 +32,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("given", "change"), OPTIONS)
 def test_every_option_of_the_rule_changes_the_weights(given, change):
-    settings = {"step_size": 1e-3 if "measure" in given else 0.3, "clip": "none", **given}
+    settings = {"measure": "relative", "step_size": 1e-3 if "measure" in given else 0.3, "clip": "none", **given}
     before, after = (learn_weights(LOSSES, **settings, **more).exported() for more in ({}, change))
     assert max(abs(after[name] - before[name]) for name in before) > 1e-4
 

@@ -243,7 +243,8 @@ def test_a_lenient_share_goes_on_and_the_drops_are_told(tmp_path, monkeypatch):
 
 
 def test_plan_of_the_weights_is_in_the_diagnostics_with_its_epochs(tmp_path):
-    study = tiny_study(tmp_path, "static", robust={"plan": "reweight", "max_epochs": 0.6}, evaluation={"tasks": {}})
+    robust, weights = {"plan": "reweight", "max_epochs": 0.6}, {"measure": "relative"}
+    study = tiny_study(tmp_path, "static", robust=robust, weights=weights, evaluation={"tasks": {}})
     run_study(Run(study))
     datasets = read_diagnostics(study.run_folder / "weights" / "weights.json")["datasets"]
     assert sum(d["planned_probability"] for d in datasets.values()) == pytest.approx(1)

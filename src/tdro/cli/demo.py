@@ -21,7 +21,7 @@ evaluate. No download, no network, about five minutes on two cores.
 
 examples:
   tdro demo
-  tdro demo --output runs/demo-reweight --robust.plan reweight
+  tdro demo --output runs/demo-top --robust.plan top-share
 
 what is shown (default: a bar and live weights in a terminal, a line every ten seconds elsewhere):
   -q, --quiet   only what came out, at the end

@@ -25,7 +25,7 @@ the probability with which each dataset is sampled.
 examples:
   tdro export runs/NAME --model my-model
   tdro export runs/NAME --format interleave --output mixture.json
-  tdro export runs/NAME --robust.plan reweight --format ms-swift | xargs swift sft --model MODEL
+  tdro export runs/NAME --robust.plan top-share --format ms-swift | xargs swift sft --model MODEL
   tdro export runs/NAME --format axolotl --type alpaca --root converted
 
 the model:

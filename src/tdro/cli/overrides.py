@@ -53,11 +53,31 @@ def parse(kind: type[T], prog: str, arguments: Sequence[str], default: T | None 
     try:
         with contextlib.redirect_stderr(said):
             found: T = tyro.cli(kind, prog=prog, args=list(arguments), description=description or None, **given)
-            return found
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-    raise _refusal(_parts(said.getvalue()), list(arguments), prog)
+        raise _refusal(_parts(said.getvalue()), list(arguments), prog) from None
+    _refuse_idle(found, arguments)
+    return found
+
+
+_NEEDS = {
+    "--robust.share": ("--robust.plan", ("top-share", "bottom-share")),
+    "--weights.shrinkage": ("--weights.measure", ("relative", "excess-relative", "initial")),
+}
+"""Option -> the option that it needs, and the values of that one with which it does something."""
+
+
+def _refuse_idle(found: object, arguments: Sequence[str]) -> None:
+    """Refuse an option that does nothing with what the study, or the default, has for the option that it needs."""
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    for option, (needed, values) in _NEEDS.items():
+        if option in given and needed not in given:
+            section, name = needed.removeprefix("--").split(".")
+            value = getattr(getattr(getattr(found, "study", found), section), name)
+            if value not in values:
+                do = f"add {needed} {values[0]}"
+                raise ConfigError(f"it does nothing with {needed} {value}", where=option, do=do)
 
 
 def _parts(box: str) -> list[list[str]]:

@@ -56,7 +56,7 @@ without a study (see tdro mine FILE --help):
 ROBUST_HELP = """
 the mixture (default: as in the file):
   --plan, --share and --weights stand for --robust.plan, --robust.share and --robust.weights:
-  tdro robust study.yaml --plan reweight --weights runs/NAME/weights/weights.json
+  tdro robust study.yaml --plan top-share --share 0.5 --weights runs/NAME/weights/weights.json
 """
 OPTIONS_HELP = """
 `tdro {verb} STUDY.yaml --help` lists every option in groups, with its unit and the value it has in that file.

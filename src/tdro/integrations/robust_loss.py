@@ -72,7 +72,8 @@ class RobustLoss(nn.Module):
         datasets: Names, in the order of the labels; see `with_groups`.
         temperature: tau; sentence-transformers' scale is 1 / tau. The paper has 0.002, for large models.
         step_size: eta.
-        rule: How losses become weights; default: the paper's, with the shrinkage of `tdro run`.
+        rule: How losses become weights; default: the paper's ratio of means (`relative`), with the shrinkage of
+            `tdro run`, whose own default (`relative-sample`) needs the losses of every query.
 
     Raises:
         ConfigError: Reference and model do not fit, or the measure needs the losses of every query.

@@ -50,8 +50,8 @@ def _means(run: RunFiles, learning: Learning, names: list[str]) -> list[Block]:
             for name in ranked
         ),
         f"Mean losses in nats over the last quarter of the weights stage ({noun(late, 'step')}). The weights follow "
-        f"the measure {run.setting('weights.measure', 'relative')}. Below {ENOUGH_QUERIES} queries no interval is "
-        "shown: it would be too narrow.",
+        f"the measure {run.setting('weights.measure', 'relative-sample')}. Below {ENOUGH_QUERIES} queries no interval "
+        "is shown: it would be too narrow.",
     )  # fmt: skip
     said = "A proxy whose loss is far above the reference's (a large ratio) has much left to learn there."
     return [figure, Text(said + left_out(len(ranked))), table]

@@ -110,7 +110,7 @@ def _remarks(run: RunFiles) -> dict[str, str]:
 
 def _described(run: RunFiles) -> str:
     """Say which plan it is."""
-    plan, source = str(run.setting("robust.plan", "top-share")), str(run.setting("robust.weights", "learned"))
+    plan, source = str(run.setting("robust.plan", "reweight")), str(run.setting("robust.weights", "learned"))
     share = f"{run.setting('robust.share', 0.7)}"
     mixture = source in ("uniform", "size") or source.startswith("temperature-")
     kinds = {

@@ -62,7 +62,7 @@ def what_if_data(run: RunFiles) -> dict[str, Any] | None:
         ],
         "versions": list(versions),
         "version": GIVEN if GIVEN in versions else exported,
-        "plan": "reweight" if fixed else str(run.setting("robust.plan", "top-share")),
+        "plan": "reweight" if fixed else str(run.setting("robust.plan", "reweight")),
         "share": str(run.setting("robust.share", 0.7)),
         "cap": str(run.setting("robust.cap", 1.0)),
         "max_epochs": "" if limit is None else str(limit),

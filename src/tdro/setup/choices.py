@@ -239,17 +239,10 @@ def _choose_weights(chosen: Choices, sizes: Mapping[str, int], cheap: bool) -> N
 def _choose_plan(chosen: Choices, sizes: Mapping[str, int]) -> None:
     """Choose what becomes of the weights."""
     groups, examples = len(sizes), chosen.values["reference.steps"] * chosen.values["reference.batch_size"]
-    if groups < 4:
-        said = "with so few datasets none is left out: each is sampled as often as its weight says"
-        chosen.set("robust.plan", "reweight", said)
-        kept = groups
-    else:
-        kept = int(groups * 0.7)
-        chosen.set("robust.plan", "top-share", "the datasets with the largest weights, sampled alike")
-        chosen.set("robust.share", 0.7, f"{kept} of {groups} datasets stay")
-    fewest = sorted(sizes.values())[:kept]
-    if examples / kept > 4 * fewest[0] and 4 * sum(fewest) > examples:
-        said = f"the smallest dataset has {fewest[0]:,} rows; no row is seen more often than this"
+    chosen.set("robust.plan", "reweight", "every dataset is sampled as often as its weight says; none is left out")
+    fewest, often = min(sizes.values()), 2 * examples / groups  # a weight of twice an even one is nothing unusual
+    if often > 4 * fewest and 4 * sum(sizes.values()) > examples:
+        said = f"the smallest dataset has {fewest:,} rows; no row is seen more often than this"
         chosen.set("robust.max_epochs", 4, said)
 
 

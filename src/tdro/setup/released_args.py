@@ -197,7 +197,8 @@ def _sections(stages: Mapping[Stage, Arguments], data: Data, name: str, notes: N
         if stages["weights"].flag("distillation") and not stages["weights"].flag("dro_only_hn"):
             content["weights"]["distillation"] = Value(1.0, "--distillation")
     elif len(data.names) > 1 and "robust" not in stages:
-        notes.other.append("no script of stage 1: the weights section has tdro's settings, those of the paper")
+        notes.other.append("no script of stage 1: the weights section has tdro's settings, with the paper's measure")
+        content["weights"] = {"measure": Value("relative", "the paper's")}
     content["robust"] = robust_section(stages, data, notes)
     if "weights" in stages and (average := exported_average(stages)):
         content["weights"]["export"] = Value(average, "--domain_config_path")

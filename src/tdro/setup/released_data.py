@@ -112,10 +112,10 @@ def robust_section(stages: Mapping[Any, Arguments], data: Data, notes: Notes) ->
 
 
 def _of_one_share(args: Arguments | None) -> dict[str, Value]:
-    """Translate the share of datasets that stage 1 was to keep, where it was one."""
+    """Translate the share of datasets that stage 1 was to keep, where it was one; else it is the paper's."""
     option = "dro_save_top_percent_uniform_weights"
     if args is None or not args.has(option) or len(args.numbers(option)) != 1:
-        return {}
+        return {"plan": Value("top-share", "the paper's"), "share": Value(0.7, "the paper's")}
     return {"plan": Value("top-share"), "share": Value(args.numbers(option)[0] / 100, f"--{option}")}
 
 

@@ -20,6 +20,7 @@ _STEP_OVERHEAD = 0.005  # seconds: journal, schedule, weights
 _TASK_OVERHEAD = 0.1  # seconds: read a task and write its files
 _ROW_SECONDS = 2.5e-4  # of a mined row, beside encoding and search: read, choose, write; measured on a CPU of 2024
 _RESULT_SECONDS = 3e-6  # of a ranked document: judge, write; the same
+_PREFERRED = 0.5  # share of the datasets that learned weights, sampled by, are taken to be about as concentrated as
 _DEPTH = 1000  # documents per query that an evaluation keeps
 _RESULT_BYTES = 40  # of a ranked document in the files of results
 
@@ -75,7 +76,7 @@ def costs_of(study: Study, texts: StudyTexts, speeds: Speeds, budget: Budget) ->
         if study.weights.reference_similarities != "live":
             stages["similarities"] = work.similarities()
         stages["weights"] = work.weights()
-    stages["robust"] = work.contrastive(cache_tokens=not stages, kept=learned)
+    stages["robust"] = work.contrastive(cache_tokens=not stages, kept=study.robust.weights == "learned")
     if study.evaluation.tasks:
         stages["evaluation"] = work.evaluation()
     return stages
@@ -117,7 +118,7 @@ class _Work:
 
         Args:
             cache_tokens: Whether this stage makes the tokens.
-            kept: Whether a plan will keep some of the datasets, which are not known yet.
+            kept: Whether a plan will keep some of the datasets, or prefer some, which are not known yet.
         """
         config, speeds = self._study.reference, self._speeds
         of_dataset = [self._contrastive_step(name) for name in self._texts.datasets]
@@ -125,8 +126,9 @@ class _Work:
         seconds = {part: value * config.steps for part, value in step.items()}
         total_G = np.sort([sum(s.values()) for s in of_dataset])
         low = high = 1.0
-        if kept and self._study.robust.plan in ("top-share", "bottom-share"):
-            count = max(1, min(len(total_G), round(self._study.robust.share * len(total_G))))
+        if kept and self._study.robust.plan != "reweight-loss":
+            share = _PREFERRED if self._study.robust.plan == "reweight" else self._study.robust.share
+            count = max(1, min(len(total_G), round(share * len(total_G))))
             low, high = total_G[:count].mean() / total_G.mean(), total_G[-count:].mean() / total_G.mean()
         seconds |= self._around(config)
         seconds["evaluations during training"] = self._watching(config)

@@ -21,6 +21,7 @@ from tdro.core.rule import SAMPLE_MEASURES, StepLosses
 from tdro.core.updates import WeightState
 from tdro.data.weights_file import read_sizes
 from tdro.errors import ConfigError, DataError
+from tdro.files import read_json
 from tdro.training.weight_learner import WeightLearner, make_rule
 
 LOSS_COLUMNS = ("step", "dataset", "proxy_loss", "reference_loss")
@@ -52,6 +53,8 @@ class Replayed:
 def replay_run(folder: Path, config: WeightsConfig, examples: int) -> Replayed:
     """Learn weights again from the statistics of a run, or from its losses where the measure needs every example.
 
+    Where the measure needs every example and is the run's own, what it gave in each step does as well.
+
     Args:
         folder: Run folder of a finished weights stage.
         config: Settings; those of the run give its weights again, exactly.
@@ -72,16 +75,18 @@ def replay_run(folder: Path, config: WeightsConfig, examples: int) -> Replayed:
     known = read_sizes(folder / "weights" / "weights.json")
     _refuse_unknown(names, known, folder / "weights" / "weights.json")
     sizes = {name: known[name] for name in names}
-    if config.measure in SAMPLE_MEASURES:
-        path = folder / "weights" / f"{'held_out_' if held_out else ''}losses.parquet"
-        if not path.exists():
-            do = "run the study with --weights.keep-losses True, or choose a measure of sums per dataset"
-            raise DataError(f"measure {config.measure} needs the losses of every query", where=path, do=do)
-        losses = _read(path, LOSS_COLUMNS)
-        _refuse_unknown(losses["dataset"].to_pylist(), names, path)
-        return _replay(_steps_of_losses(losses, names), config, sizes, examples)
     sums_TGC = np.stack([table[c].to_numpy() for c in COLUMNS], axis=-1).reshape(-1, len(names), len(COLUMNS))
     number_T = table["step"].to_numpy()[:: len(names)].tolist()
+    if config.measure in SAMPLE_MEASURES:
+        path = folder / "weights" / f"{'held_out_' if held_out else ''}losses.parquet"
+        if path.exists():
+            losses = _read(path, LOSS_COLUMNS)
+            _refuse_unknown(losses["dataset"].to_pylist(), names, path)
+            return _replay(_steps_of_losses(losses, names), config, sizes, examples)
+        if not _has_signals(folder, config):
+            do = "run the study with --weights.keep-losses True, or choose --weights.measure relative"
+            raise DataError(f"measure {config.measure} needs the losses of every query", where=path, do=do)
+        return _replay_signals(folder, number_T, sums_TGC[:, :, 0] > 0, config, sizes, examples)
     steps = (
         (number, StepLosses(GroupStatistics(sums_GC), NOTHING, NOTHING, NOTHING))
         for number, sums_GC in zip(number_T, sums_TGC, strict=True)
@@ -108,7 +113,7 @@ def learn_weights(losses: Any, **settings: Any) -> Replayed:
     Example: the proxy is far from the reference on `news`, so its weight rises.
         >>> losses = {"step": [0, 0, 1, 1], "dataset": ["news", "code"] * 2, "proxy_loss": [4.0, 1.0, 3.0, 1.0],
         ...           "reference_loss": [1.0, 1.0, 1.0, 1.0]}
-        >>> learned = learn_weights(losses, step_size=0.1, clip="none", shrinkage=0.0)
+        >>> learned = learn_weights(losses, measure="relative", step_size=0.1, clip="none", shrinkage=0.0)
         >>> {name: round(weight, 3) for name, weight in learned.exported().items()}
         {'news': 0.622, 'code': 0.378}
 
@@ -120,8 +125,8 @@ def learn_weights(losses: Any, **settings: Any) -> Replayed:
         config = WeightsConfig(**{**steps, **settings})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where, do = ".".join(map(str, first["loc"])), "see tdro weights STUDY.yaml --help"
-        raise ConfigError(first["msg"], where=f"weights.{where}", saw=first["input"], do=do) from None
+        where, do = ".".join(["weights", *map(str, first["loc"])]), "see tdro weights STUDY.yaml --help"
+        raise ConfigError(first["msg"].removeprefix("Value error, "), where=where, saw=first["input"], do=do) from None
     return _learn(table, config, "the table")
 
 
@@ -177,6 +182,42 @@ def _replay(
     learner = WeightLearner(names, config, make_rule(config, sizes, examples))
     for step, losses in steps:
         learner.update(step, losses)
+    return Replayed(names, learner.weights.updates, learner.weights)
+
+
+def signal_of(config: WeightsConfig) -> list[str | int]:
+    """Name the settings that decide which signal losses give, of the measures that need every example."""
+    return [config.measure, config.reference_norm, config.signal]
+
+
+def _has_signals(folder: Path, config: WeightsConfig) -> bool:
+    """Whether the signals that a run recorded are those of a measure."""
+    try:
+        marker = read_json(folder / "weights" / "done.json")
+    except (OSError, ValueError):
+        return False
+    return isinstance(marker, dict) and marker.get("signal_of") == signal_of(config)
+
+
+def _replay_signals(
+    folder: Path,
+    number_T: list[int],
+    present_TG: np.ndarray,
+    config: WeightsConfig,
+    sizes: dict[str, int],
+    examples: int,
+) -> Replayed:
+    """Let weights follow the signals that a run recorded in the steps with these numbers."""
+    names, path = list(sizes), folder / "weights" / "trajectory.parquet"
+    table = _read(path, ("step", "dataset", "signal"))
+    _refuse_uneven(table, names, path)
+    step_T = table["step"].to_numpy()[:: len(names)].tolist()
+    signals = dict(zip(step_T, table["signal"].to_numpy().reshape(-1, len(names)), strict=True))
+    learner = WeightLearner(names, config, make_rule(config, sizes, examples))
+    for number, present_G in zip(number_T, present_TG, strict=True):
+        if number not in signals or not np.isfinite(signals[number]).all():
+            raise DataError("the records of the run disagree", where=path, saw=number, do="learn the weights again")
+        learner.weights = learner.moved(learner.weights, signals[number], number, present_G)
     return Replayed(names, learner.weights.updates, learner.weights)
 
 

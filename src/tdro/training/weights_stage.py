@@ -21,6 +21,7 @@ from tdro.training.journal import Event
 from tdro.training.loop import Workplace, train
 from tdro.training.query_loss import refuse_impossible_weights
 from tdro.training.reference_scores import Batches, ReferenceScores, ScoreStore
+from tdro.training.replay import signal_of
 from tdro.training.robust_step import RobustStep
 from tdro.training.run import Run
 from tdro.training.stages import influential, place, rule_of, save_model, sizes_of, skip
@@ -134,6 +135,7 @@ def _train(
             save_model(run, proxy, "proxy")
             if run.ranks.number == 0:
                 _write_weights(run, learner, sizes_of(batches.rows))
+            result["signal_of"] = signal_of(config)
         else:
             result["weights"] = dict(zip(names, learner.weights.weights_G.tolist(), strict=True))
 
