@@ -51,6 +51,13 @@ def test_a_trial_is_done_once_whatever_it_is_called(tmp_path, monkeypatch):
         assert trials.find(plan, seed) is None
 
 
+def test_a_task_may_have_any_name(tmp_path):
+    trials = trials_of(tmp_path, evaluation={"tasks": {"file": "eval/words", "allow_pickle": "eval/words"}})
+    scores = trials.run(UNIFORM, 1).scores
+    assert set(scores) == {"file", "allow_pickle"}
+    np.testing.assert_array_equal(scores["file"], scores["allow_pickle"])
+
+
 def test_seed_and_mixture_change_what_comes_out(tmp_path):
     trials = trials_of(tmp_path, reference={"steps": 20, "learning_rate": 0.1})
     runs = [

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -108,8 +109,10 @@ class Trials:
     def _write(self, stage: str, scores: Mapping[str, np.ndarray]) -> None:
         """Keep scores."""
         if scores:
-            with atomic_path(self._run.folder / stage / SCORES) as path, path.open("wb") as file:
-                np.savez_compressed(file, **dict(scores))  # type: ignore[arg-type]
+            with atomic_path(self._run.folder / stage / SCORES) as path, ZipFile(path, "w", ZIP_DEFLATED) as archive:
+                for label, score_Q in scores.items():  # np.savez cannot write an array that is called "file"
+                    with archive.open(f"{label}.npy", "w") as file:
+                        np.lib.format.write_array(file, score_Q)
 
     @cached_property
     def _inputs(self) -> dict[str, Any]:
