@@ -32,6 +32,7 @@ def make_study(folder: Path, tokens: str, family: str = "static") -> Study:
         "data": {"datasets": OPTIONS, "tokens": tokens, "query_max_length": 60},
         "mining": {"ranks": [0, 9], "negatives": 4},
         "evaluation": {"tasks": tasks},
+        "robust": {"plan": "top-share"},  # by weight, three steps would give the reference again, embeddings and all
     }
     study = tiny_study(folder, family, **sections)
     write_study_data(folder / "root", negatives=0)
