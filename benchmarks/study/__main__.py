@@ -55,8 +55,7 @@ def core(setting: str, work: Path) -> None:
     halves = Halves(trials.query_ids)
     arms = chain(fixed_arms(study, sizes), optimised_arms(fitted), learned_arms(study, sizes))
     write_setting(setting, study, found, halves, outcomes(setting, trials, arms))
-    further = chain(fixed_arms(study, sizes, ("uniform",)), further_arms(study, sizes))
-    write_further(setting, halves, outcomes(setting, trials, further))
+    write_further(setting, halves, outcomes(setting, trials, further_arms(study, sizes)))
 
 
 def larger(setting: str, work: Path) -> None:
@@ -68,7 +67,7 @@ def larger(setting: str, work: Path) -> None:
     alone = setting == "users-decoder"
     arms = (demonstration_arms if alone else larger_arms)(study, sizes, smaller)
     done = outcomes(setting, trials, arms)
-    measures = () if alone else (LEADING, "relative")
+    measures = () if alone else (LEADING,)
     statics = {} if alone else {name: study_of(name, work) for name in CORE if name.startswith("users")}
     write_larger(
         setting,

@@ -20,11 +20,13 @@ LEADING = "relative-sample"
 """The measure of which most is tried."""
 
 
-def fixed_arms(study: Study, sizes: dict[str, int], names: Sequence[str] = FIXED) -> Iterator[Arm]:
+def fixed_arms(
+    study: Study, sizes: dict[str, int], names: Sequence[str] = FIXED, seeds: Sequence[int] = SEEDS
+) -> Iterator[Arm]:
     """Yield the mixtures that follow from the sizes."""
     for name in names:
         weights = fixed_weights(_robust(study, weights=name), sizes)
-        yield from ((name, seed, reweight(weights)) for seed in SEEDS)
+        yield from ((name, seed, reweight(weights)) for seed in seeds)
 
 
 def learned_arms(study: Study, sizes: dict[str, int]) -> Iterator[Arm]:
@@ -43,7 +45,8 @@ def optimised_arms(fitted: Usefulness) -> Iterator[Arm]:
 
 
 def further_arms(study: Study, sizes: dict[str, int]) -> Iterator[Arm]:
-    """Yield what was thought of after the core: other ways of learning and of planning, remedies, datasets left out."""
+    """Yield uniform, and what was thought of after the core: other ways of learning and planning, datasets left out."""
+    yield from fixed_arms(study, sizes, ("uniform",), FEWER_SEEDS)
     for seed in FEWER_SEEDS:
         own, ratio = (weights_of(study, seed, measure)["weights"] for measure in (LEADING, "relative"))
         yield f"{LEADING} loss", seed, plan_of(_robust(study, plan="reweight-loss"), own, sizes)
@@ -66,19 +69,18 @@ def further_arms(study: Study, sizes: dict[str, int]) -> Iterator[Arm]:
 def larger_arms(study: Study, sizes: dict[str, int], smaller: Study) -> Iterator[Arm]:
     """Yield the arms of a larger model, with weights of its own proxies and of a static model's."""
     for seed in FEWER_SEEDS:
-        yield from (arm for arm in fixed_arms(study, sizes, ("uniform", "size")) if arm[1] == seed)
+        yield from fixed_arms(study, sizes, ("uniform", "size"), (seed,))
         for measure in (LEADING, "transfer"):
             weights = weights_of(smaller, seed, measure)["weights"]
             yield f"static {measure} reweight", seed, _planned(study, weights, sizes)
-        for measure, plans in ((LEADING, ("reweight", "bottom50")), ("relative", ("reweight",))):
-            weights = weights_of(study, seed, measure)["weights"]
-            for name in plans:
-                yield f"{measure} {name}", seed, _planned(study, weights, sizes, name)
+        weights = weights_of(study, seed, LEADING)["weights"]
+        for name in ("reweight", "bottom50"):
+            yield f"{LEADING} {name}", seed, _planned(study, weights, sizes, name)
 
 
 def demonstration_arms(study: Study, sizes: dict[str, int], smaller: Study) -> Iterator[Arm]:
     """Yield two arms of a model that is too large for more: uniform, and the weights of a static model."""
-    yield next(fixed_arms(study, sizes, ("uniform",)))
+    yield from fixed_arms(study, sizes, ("uniform",), SEEDS[:1])
     weights = weights_of(smaller, SEEDS[0], LEADING)["weights"]
     yield f"static {LEADING} reweight", SEEDS[0], _planned(study, weights, sizes)
 

@@ -28,7 +28,6 @@ def make_study(folder: Path, tokens: str, family: str = "static") -> Study:
     sections = {
         "reference": training,
         "weights": training,
-        "robust": {"plan": "top-share", "share": 0.7},  # in three steps by weight it could be the reference over again
         "data": {"datasets": OPTIONS, "tokens": tokens, "query_max_length": 60},
         "mining": {"ranks": [0, 9], "negatives": 4},
         "evaluation": {"tasks": tasks},
