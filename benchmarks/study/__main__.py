@@ -61,6 +61,9 @@ def core(setting: str, work: Path) -> None:
 def larger(setting: str, work: Path) -> None:
     """Train a larger model with a few arms, some of them with the weights of a static model."""
     study, smaller = study_of(setting, work), study_of(SMALLER[setting], work)
+    statics = {name: study_of(name, work) for name in CORE if name.startswith("users")}
+    for static in statics.values():
+        study_rows(Run(static))  # mines: their weights are learned on these rows
     run = Run(study)
     rows = study_rows(run)
     trials, sizes = Trials(run, rows), sizes_of(rows)
@@ -68,14 +71,8 @@ def larger(setting: str, work: Path) -> None:
     arms = (demonstration_arms if alone else larger_arms)(study, sizes, smaller)
     done = outcomes(setting, trials, arms)
     measures = () if alone else (LEADING,)
-    statics = {} if alone else {name: study_of(name, work) for name in CORE if name.startswith("users")}
-    write_larger(
-        setting,
-        Halves(trials.query_ids),
-        done,
-        learned_by_seed(study, measures, FEWER_SEEDS),
-        {name: learned_by_seed(one, measures, FEWER_SEEDS) for name, one in statics.items()},
-    )
+    of_statics = {name: learned_by_seed(one, measures, FEWER_SEEDS) for name, one in statics.items() if measures}
+    write_larger(setting, Halves(trials.query_ids), done, learned_by_seed(study, measures, FEWER_SEEDS), of_statics)
 
 
 def outcomes(setting: str, trials: Trials, arms: Iterable[Arm]) -> list[Outcome]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from study.arms import weights_of
+from study.arms import LEADING, together, weights_of
 from study.results import Halves, Outcome, agreement, arms_table, headroom_of, proxies, ranks
 from study.settings import GOALS, MEASURES, RESULTS, SEEDS
 from tdro.config import Study
@@ -34,7 +34,7 @@ def write_setting(
     }
     write_json(RESULTS / f"{setting}.json", {
         "headroom": {goal: headroom_of(found, fitted[goal], outcomes, halves, GOALS[goal]) for goal in GOALS},
-        "agreement": {goal: agreement(weights, fitted[goal]) for goal in GOALS},
+        "agreement": {goal: agreement(weights | _both(weights), fitted[goal]) for goal in GOALS},
         "odd": ranks(weights, ODD),
         "seconds": {"trial": [_mean_seconds(found.trials)], **_seconds(learned)},
     })  # fmt: skip
@@ -84,6 +84,12 @@ def learned_by_seed(study: Study, measures: Sequence[str], seeds: Sequence[int])
 def weights_by_seed(learned: Learned) -> dict[str, dict[int, dict[str, float]]]:
     """Measure -> seed -> dataset -> weight."""
     return {measure: {seed: one["weights"] for seed, one in by_seed.items()} for measure, by_seed in learned.items()}
+
+
+def _both(weights: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, dict[int, dict[str, float]]]:
+    """The geometric mean of the leading measure and transfer, which is one of the further arms."""
+    leading, transfer = weights[LEADING], weights["transfer"]
+    return {f"{LEADING} and transfer": {seed: together(one, transfer[seed]) for seed, one in leading.items()}}
 
 
 def _mean_seconds(trials: Sequence[Trial]) -> float:

@@ -65,19 +65,19 @@ _NEEDS = {
     "--robust.share": ("--robust.plan", ("top-share", "bottom-share")),
     "--weights.shrinkage": ("--weights.measure", ("relative", "excess-relative", "initial")),
 }
-"""Option -> the option that it needs, and the values of that one with which it does something."""
+"""Option -> the option that it needs, and the values of that one with which it decides what is trained."""
 
 
 def _refuse_idle(found: object, arguments: Sequence[str]) -> None:
-    """Refuse an option that does nothing with what the study, or the default, has for the option that it needs."""
+    """Refuse an option that decides nothing with what the study, or the default, has for the option that it needs."""
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
     for option, (needed, values) in _NEEDS.items():
         if option in given and needed not in given:
             section, name = needed.removeprefix("--").split(".")
             value = getattr(getattr(getattr(found, "study", found), section), name)
             if value not in values:
-                do = f"add {needed} {values[0]}"
-                raise ConfigError(f"it does nothing with {needed} {value}", where=option, do=do)
+                do = f"add {needed} {values[0]}, or {needed} {value} where that is meant"
+                raise ConfigError(f"with {needed} {value} it does not change what is trained", where=option, do=do)
 
 
 def _parts(box: str) -> list[list[str]]:
