@@ -20,6 +20,7 @@ from study.arms import (
     learned_arms,
     optimised_arms,
 )
+from study.learning import mined_files
 from study.material import prepare
 from study.results import Halves, Outcome
 from study.settings import CORE, FEWER_SEEDS, LARGE, MIXTURES, SETTINGS, SMALLER, study_of
@@ -62,8 +63,9 @@ def larger(setting: str, work: Path) -> None:
     """Train a larger model with a few arms, some of them with the weights of a static model."""
     study, smaller = study_of(setting, work), study_of(SMALLER[setting], work)
     statics = {name: study_of(name, work) for name in CORE if name.startswith("users")}
-    for static in statics.values():
-        study_rows(Run(static))  # mines: their weights are learned on these rows
+    for static in statics.values():  # their weights are learned on the rows that they mine
+        if not all(path.exists() for path in mined_files(static).values()):
+            study_rows(Run(static))
     run = Run(study)
     rows = study_rows(run)
     trials, sizes = Trials(run, rows), sizes_of(rows)
