@@ -60,7 +60,8 @@ def further_arms(study: Study, sizes: dict[str, int]) -> Iterator[Arm]:
         yield "relative capped", seed, plan_of(capped, ratio, sizes)
         both = together(own, weights_of(study, seed, "transfer")["weights"])
         yield f"{LEADING} and transfer", seed, _planned(study, both, sizes)
-    ranked = sorted(sizes, key=lambda name: -_log_mean(study, LEADING)[name])
+    weight_of = _log_mean(study, LEADING)
+    ranked = sorted(sizes, key=lambda name: -weight_of[name])
     for left_out in (*ranked[:2], *ranked[-2:]):
         plan = reweight({name: float(name != left_out) for name in sizes})
         yield from ((f"without {left_out}", seed, plan) for seed in FEWER_SEEDS)
